@@ -11,7 +11,7 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("engine/kernels/native")
 # The table that also decides at run time where each library is loaded.
-KINDS = runpy.run_path("engine/kernels/instruction_sets.py")["KINDS"]
+PROCESSOR_KINDS = runpy.run_path("engine/kernels/instruction_sets.py")["PROCESSOR_KINDS"]
 
 # -g0, because Python's own flags ask for debugging symbols, which make a library ten times as large. Sanitizers need these
 # symbols to report lines, and take very long to compile with all optimizations (scripts/sanitize).
@@ -54,7 +54,7 @@ kernels = [
         extra_link_args=["-pthread"],
         optional=True,
     )
-    for kind in KINDS
+    for kind in PROCESSOR_KINDS
     if platform.machine() in kind.machines
 ]
 # These two libraries need no special instructions, so every machine gets them: tokenization and the processor's instructions.

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from crossrt.server.http.listening import address, bound
+from crossrt.server.http.listening import address, listening_socket
 
 
 class Request(msgspec.Struct):
@@ -43,7 +43,7 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 def main() -> None:
     """Serve on a free port until SIGTERM."""
-    listening = bound("127.0.0.1", 0, None)
+    listening = listening_socket("127.0.0.1", 0, None)
     print(f"serving on {address(listening, tls=False)}", file=sys.stderr, flush=True)
     uvicorn.Server(uvicorn.Config(application, lifespan="off", log_config=None, access_log=False)).run([listening])
 

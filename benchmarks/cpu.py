@@ -27,7 +27,7 @@ from result import write_result
 from tqdm import tqdm
 
 from crossrt.calibration.ranking import top_overlap
-from crossrt.engine.batching.plan import MOST_TOKENS, plan_batches
+from crossrt.engine.batching.plan import MAX_TOKENS, plan_batches
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.files.publish import published_file
 from crossrt.engine.files.trec import read_collection
@@ -233,7 +233,7 @@ def padding(requests: list[np.ndarray[Any, Any]]) -> dict[str, float]:
     """Return the share of padding in the computed tokens, for the batch plan and for sorted batches of 32."""
     real = sum(int(lengths.sum()) for lengths in requests)
     made = [
-        plan_batches(lengths, batch_size=32, streams=usable_cpus(), max_tokens=MOST_TOKENS, few_shapes_to=512)
+        plan_batches(lengths, batch_size=32, streams=usable_cpus(), max_tokens=MAX_TOKENS, bucket_up_to=512)
         for lengths in requests
     ]
     ours = sum(len(part) * width for each in made for part, width in zip(each.row_groups, each.widths, strict=True))

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from result import write_result
 
 from crossrt import CrossEncoder
-from crossrt.engine.bundle.score_error import ScoreError
+from crossrt.engine.bundle.score_error import ScoreErrorStats
 from crossrt.engine.errors import CrossrtError
 from crossrt.engine.files.trec import read_collection
 from crossrt.engine.runtime.top_k import TopK, exact_top_k
@@ -180,7 +180,7 @@ class Way:
         return row
 
 
-def quality(scored: Sequence[Sequence[Sequence[Floats]]], error: ScoreError, draws: int) -> dict[str, Any]:
+def quality(scored: Sequence[Sequence[Sequence[Floats]]], error: ScoreErrorStats, draws: int) -> dict[str, Any]:
     """Draw lists of each length, and count those whose k best differ from FP32's.
 
     `scored` has a sequence of lists for each query. Each list has the scores in FP32, in the cheaper precision and, if measured,
@@ -211,7 +211,7 @@ class Kind:
     queries: set[int] = field(default_factory=set)
     ways: dict[str, Way] = field(default_factory=dict)
 
-    def add(self, query: int, scores: Sequence[Floats], k: int, error: ScoreError) -> None:
+    def add(self, query: int, scores: Sequence[Floats], k: int, error: ScoreErrorStats) -> None:
         """Rank one list by each method. `scores` are the scores of one list, as in `quality`."""
         precise, cheap, *others = scores
         order = np.argsort(-precise, kind="stable")
@@ -291,7 +291,7 @@ def print_quality(result: dict[str, Any], precision: str) -> None:
 
 
 def speed(
-    models: Sequence[CrossEncoder], error: ScoreError, lists: Lists, everything: Sequence[str], arguments: Any
+    models: Sequence[CrossEncoder], error: ScoreErrorStats, lists: Lists, everything: Sequence[str], arguments: Any
 ) -> dict[str, Any]:
     """Time lists of 100 and 1,000 passages with k = 10, and short lists of whole passages and of passages cut to a few words."""
     kinds: list[tuple[int, int, int | None, int]] = [
@@ -310,7 +310,7 @@ def speed(
     return rows
 
 
-def timed(models: Sequence[CrossEncoder], error: ScoreError, lists: Lists, k: int) -> dict[str, Any]:
+def timed(models: Sequence[CrossEncoder], error: ScoreErrorStats, lists: Lists, k: int) -> dict[str, Any]:
     """Time each ranking method on each list, and count the results that equal FP32's."""
     precise, cheap, *others = models
     ways: dict[str, Callable[[str, list[str]], list[int]]] = {
@@ -353,7 +353,7 @@ def ids(found: list[dict[str, Any]]) -> list[int]:
 
 
 def refined(
-    cheap: CrossEncoder, second: CrossEncoder, error: ScoreError, query: str, texts: list[str], k: int
+    cheap: CrossEncoder, second: CrossEncoder, error: ScoreErrorStats, query: str, texts: list[str], k: int
 ) -> list[int]:
     """Rank exactly, with the second pass on another open model."""
     pairs = [(query, text) for text in texts]

@@ -50,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> None:
         with cuda.current():
             executor = large_executor(cuda) if name == "large" else NativeGpuExecutor(Bundle.open(name), cuda)
             for pairs, length in BATCHES:
-                if length <= executor.layout.longest:
+                if length <= executor.layout.max_length:
                     rows.append(row(executor, pairs, length))
                     print(name, rows[-1], flush=True)
             executor.close()

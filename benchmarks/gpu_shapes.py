@@ -31,7 +31,7 @@ def shape_costs(executor: GpuExecutor, *, vocabulary: int, labels: int) -> list[
     found = []
     with cuda.current(), contextlib.closing(GpuLane(executor, labels=labels)) as lane:
         begin, end = Event(cuda), Event(cuda)
-        for tokens in (tokens for tokens in TOKENS if tokens <= layout.longest):
+        for tokens in (tokens for tokens in TOKENS if tokens <= layout.max_length):
             for rows in (rows for rows in ROWS if is_one_batch(layout, rows, tokens)):
                 ids = chance.integers(0, vocabulary, (rows, tokens))
                 ones = np.ones_like(ids)

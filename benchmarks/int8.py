@@ -36,8 +36,8 @@ from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.graph.numerics import Numerics
 from crossrt.export.graph.session import batches_of, feeds_of, logits_of, session_of
 from crossrt.export.graph.writer import graph_of, save
-from crossrt.export.precision.execution import executed
 from crossrt.export.precision.int8 import quantizations, quantize_int8
+from crossrt.export.precision.multiply_adds import counted_multiply_adds
 from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.tolerance import TOLERANCE
@@ -138,7 +138,9 @@ def main() -> None:
                     "mean_abs_diff": round(found.mean_abs_diff, 4),
                     "ndcg10_fp32": round(found.changes["nDCG@10"].reference, 4),
                     "ndcg10_difference": round(found.changes["nDCG@10"].difference, 4),
-                    "eight_bit_share": round(executed(model, lists.batches(judge.judging.pairs[:16])[0]).share, 3),
+                    "eight_bit_share": round(
+                        counted_multiply_adds(model, lists.batches(judge.judging.pairs[:16])[0]).share, 3
+                    ),
                     "megabytes": round(model.ByteSize() / 1e6, 1),
                     "seconds_to_make": round(seconds, 1),
                 }

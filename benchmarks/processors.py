@@ -34,7 +34,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import NativeModel
 from crossrt.engine.files.trec import read_collection
 from crossrt.engine.hardware.cpus import instructions, tiles_permitted
-from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS
 from crossrt.engine.kernels.support import only_kinds
 from crossrt.engine.precision import Precision
 
@@ -93,7 +93,7 @@ def systems_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     present = instructions()
     bundle = Bundle.open(arguments.bundle)
     systems: list[dict[str, Any]] = []
-    for kind in KINDS:
+    for kind in PROCESSOR_KINDS:
         if kind.name not in arguments.kinds:
             continue
         for precision in ("fp32", "int8", "bf16"):

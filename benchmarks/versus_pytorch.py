@@ -38,7 +38,7 @@ def pytorch_scores(reference: Reference, pairs: list[tuple[str, str]], max_lengt
                 max_length=max_length,
                 return_tensors="pt",
             )
-            logits = reference.model({name: encoded[name] for name in encoded if name in reference.model.takes})
+            logits = reference.model({name: encoded[name] for name in encoded if name in reference.model.input_names})
             scores[rows] = logits[:, -1].numpy()
     return scores
 

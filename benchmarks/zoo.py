@@ -47,9 +47,9 @@ from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.measurement.environment import commit, machine
 from crossrt.speed.bench import bench
+from crossrt.speed.bench_configs import Missing, bench_configs
 from crossrt.speed.ceiling.ceilings import ceilings, higher
 from crossrt.speed.ceiling.shares import with_shares
-from crossrt.speed.lineup import Missing, lineup
 from crossrt.speed.measure import LIST, Plan
 from crossrt.speed.operations import flops_of
 from crossrt.speed.result.rounding import rounded, width_of
@@ -62,7 +62,7 @@ from model_zoo import ZooModel, selected, write_model
 REPEATS = 3
 GFLOP = 500.0
 """GFLOP of a request to a large model. It limits a request of the largest model to seconds."""
-FEWEST = 16
+MIN_PAIRS = 16
 """Least number of pairs in a request: two batches for each of a few processors."""
 RANGE_PAIRS = 8
 STRETCH_S = 0.1
@@ -139,12 +139,12 @@ def measured(model: ZooModel, bundle: Path, found: Sequence[Ceiling]) -> Speeds:
     """Measure all precisions of one bundle on all backends, and add the figures of the model's card."""
     rows = [
         row
-        for row in lineup([str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu")
+        for row in bench_configs([str(bundle)], precisions=("fp32", "bf16", "int8"), backends=BACKENDS, device="cpu")
         # ONNX Runtime has no BF16 on a CPU. What OpenVINO cannot run here stays as a row that says so.
         if not (isinstance(row, Missing) and row.backend != "openvino")
     ]
     gflop = flops_of(Bundle.open(bundle), np.array([95])) / 1e9
-    length = min(LIST, max(FEWEST, round(GFLOP / gflop)))
+    length = min(LIST, max(MIN_PAIRS, round(GFLOP / gflop)))
     plan = Plan(repeats=REPEATS, lists=1, list_length=length, counts=(), starts=0, memory=False, alone=False, judged=0)
     speeds = bench(rows, Texts.typical(), plan, known=found, stretch_s=STRETCH_S)
     card = {

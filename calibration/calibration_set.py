@@ -1,16 +1,16 @@
 """`CalibrationSet`: a random sample of real pairs, with its seed and hash."""
 
-import hashlib
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.errors import DataFileError
+from ..engine.files.digests import texts_sha256
 from ..engine.files.trec import read_collection, read_pairs
 from ..engine.options import whole
 
-FEWEST = 100
+MIN_PAIRS = 100
 """Minimum number of calibration pairs. With fewer pairs, ranges depend on chance."""
 BUILTIN = Path(__file__).resolve().parent.parent / "demo" / "calibration" / "pairs.tsv"
 
@@ -35,7 +35,7 @@ class CalibrationSet:
         """Draw `size` pairs, by default all. Raises OptionError for a size below one and DataFileError for too few pairs."""
         unique = list(dict.fromkeys(pairs))
         if size is not None:
-            size = whole("size", size, least=1, hint=", or None for all pairs")
+            size = whole("size", size, minimum=1, hint=", or None for all pairs")
             if len(unique) < size:
                 raise DataFileError(
                     f"{source} holds {len(unique)} different pairs, and {size} are wanted; give more pairs"
@@ -43,13 +43,8 @@ class CalibrationSet:
             unique = random.Random(seed).sample(unique, size)
         if not unique:
             raise DataFileError(f"{source} holds no pairs")
-        digest = hashlib.sha256()
-        for pair in unique:
-            for text in pair:
-                data = text.encode("utf-8", "surrogatepass")
-                # With the lengths, ("ab", "c") and ("a", "bc") have different hashes.
-                digest.update(len(data).to_bytes(8, "little") + data)
-        return cls(pairs=tuple(unique), source=source, seed=seed, sha256=digest.hexdigest())
+        sha256 = texts_sha256(text for pair in unique for text in pair)
+        return cls(pairs=tuple(unique), source=source, seed=seed, sha256=sha256)
 
     @classmethod
     def builtin(cls) -> "CalibrationSet":
@@ -62,19 +57,17 @@ class CalibrationSet:
         Raises DataFileError, saying how many are needed, when fewer than 100 pairs are left.
         """
         remaining = [pair for pair in self.pairs if pair[0] not in queries]
-        if len(remaining) < FEWEST:
+        if len(remaining) < MIN_PAIRS:
             raise DataFileError(
-                f"{self.source}: {len(remaining)} pairs are left beside those of the judging queries, and at least {FEWEST} "
+                f"{self.source}: {len(remaining)} pairs are left beside those of the judging queries, and at least {MIN_PAIRS} "
                 "are needed to calibrate; give more pairs"
             )
         return self.sample(remaining, source=self.source, size=min(size, len(remaining)), seed=self.seed)
 
     @classmethod
-    def from_pairs_file(
-        cls, path: Path, *, size: int | None = None, seed: int = 0, source: str | None = None
-    ) -> "CalibrationSet":
+    def from_pairs_file(cls, path: Path, *, size: int | None = None, source: str | None = None) -> "CalibrationSet":
         """Draw from a file of `query <tab> passage` lines."""
-        return cls.sample(read_pairs(path), source=source or path.name, size=size, seed=seed)
+        return cls.sample(read_pairs(path), source=source or path.name, size=size)
 
     @classmethod
     def from_trec(

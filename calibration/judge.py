@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..engine.bundle.score_error import ScoreError
+from ..engine.bundle.score_error import ScoreErrorStats
 from .judging_set import JudgingSet
 from .paired_difference import PairedDifference
 from .ranking import Scores, kendall_tau, top_overlap
@@ -38,7 +38,7 @@ class Judge:
             top10_overlap_low=overlap.low,
             top10_overlap_high=overlap.high,
             mean_abs_diff=float(np.abs(candidate.astype(np.float64) - self.expected).mean()),
-            score_error=ScoreError.of(self.expected, candidate),
+            score_error=ScoreErrorStats.of(self.expected, candidate),
             changes=self._changes(candidate),
         )
 

@@ -1,19 +1,19 @@
 """`JudgingSet`: lists of candidates on which the rankings of a precision are judged."""
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.errors import DataFileError
+from ..engine.files.digests import texts_sha256
 from ..engine.files.trec import read_collection, read_qrels
 
-QUERIES = 20
-CANDIDATES = 50
+MIN_QUERIES = 20
+MIN_CANDIDATES = 50
 """Minimum number of queries, and of candidates per query. The top ten of ten candidates would always agree."""
-MOST_CANDIDATES = 100
-MOST_PAIRS = 5000
+MAX_CANDIDATES = 100
+MAX_PAIRS = 5000
 SAMPLE = Path(__file__).resolve().parent.parent / "demo" / "sample"
 
 Pairs = Sequence[tuple[str, str]]
@@ -48,23 +48,19 @@ class JudgingSet:
 
         Raises DataFileError, saying how many are needed, when fewer than 20 queries have enough candidates.
         """
-        long = {query: tuple(ids)[:MOST_CANDIDATES] for query, ids in candidates.items() if len(ids) >= CANDIDATES}
-        if len(long) < QUERIES:
+        long = {query: tuple(ids)[:MAX_CANDIDATES] for query, ids in candidates.items() if len(ids) >= MIN_CANDIDATES}
+        if len(long) < MIN_QUERIES:
             raise DataFileError(
-                f"{source}: {len(long)} of {len(candidates)} queries have at least {CANDIDATES} candidates, and a ranking "
-                f"is judged on at least {QUERIES} such queries; give more candidates or more queries"
+                f"{source}: {len(long)} of {len(candidates)} queries have at least {MIN_CANDIDATES} candidates, and a ranking "
+                f"is judged on at least {MIN_QUERIES} such queries; give more candidates or more queries"
             )
-        most = max(QUERIES, MOST_PAIRS // max(len(ids) for ids in long.values()))
+        most = max(MIN_QUERIES, MAX_PAIRS // max(len(ids) for ids in long.values()))
         if len(long) > most:
             long = {query: long[query] for query in sorted(random.Random(seed).sample(sorted(long), most))}
-        digest = hashlib.sha256()
-        for query, ids in long.items():
-            for text in (queries[query], *(passages[passage] for passage in ids)):
-                data = text.encode("utf-8", "surrogatepass")
-                digest.update(len(data).to_bytes(8, "little") + data)
-        return cls(
-            queries=queries, passages=passages, candidates=long, qrels=qrels, source=source, sha256=digest.hexdigest()
+        sha256 = texts_sha256(
+            text for query, ids in long.items() for text in (queries[query], *(passages[passage] for passage in ids))
         )
+        return cls(queries=queries, passages=passages, candidates=long, qrels=qrels, source=source, sha256=sha256)
 
     @classmethod
     def from_trec(
@@ -87,7 +83,7 @@ class JudgingSet:
         queries, passages, candidates = read_collection(
             *(SAMPLE / name for name in ("queries.tsv", "passages.tsv", "bm25.run.trec"))
         )
-        taken = list(candidates)[:: len(candidates) // QUERIES][:QUERIES]
+        taken = list(candidates)[:: len(candidates) // MIN_QUERIES][:MIN_QUERIES]
         lists = {query: tuple(candidates[query]) for query in taken}
         return cls.of(queries, passages, lists, source="built-in lists")
 
@@ -102,20 +98,20 @@ class JudgingSet:
         for query, passage in dict.fromkeys(pairs):
             by_query.setdefault(query, []).append(passage)
         pool = list(dict.fromkeys(passage for _, passage in pairs))
-        if len(by_query) < 2 * QUERIES or len(pool) < CANDIDATES:
+        if len(by_query) < 2 * MIN_QUERIES or len(pool) < MIN_CANDIDATES:
             raise DataFileError(
                 f"{source} holds {len(by_query)} different queries and {len(pool)} different passages; to calibrate and to "
-                f"judge, at least {2 * QUERIES} queries and {CANDIDATES} passages are needed. Give more pairs, or ranked "
+                f"judge, at least {2 * MIN_QUERIES} queries and {MIN_CANDIDATES} passages are needed. Give more pairs, or ranked "
                 "lists to judge on with --judge"
             )
-        count = min(50, max(QUERIES, len(by_query) // 4))
+        count = min(50, max(MIN_QUERIES, len(by_query) // 4))
         chosen = random.Random(seed).sample(sorted(by_query), count)
         nearest = _bm25(chosen, pool)
         numbers = {passage: number for number, passage in enumerate(pool)}
         candidates = {}
         for place, query in enumerate(chosen):
             own = [numbers[passage] for passage in by_query[query]]
-            passages_of = list(dict.fromkeys([*own, *nearest[place]]))[: max(CANDIDATES, len(own))]
+            passages_of = list(dict.fromkeys([*own, *nearest[place]]))[: max(MIN_CANDIDATES, len(own))]
             candidates[str(place)] = tuple(str(number) for number in passages_of)
         return cls.of(
             {str(place): query for place, query in enumerate(chosen)},
@@ -148,11 +144,11 @@ class JudgingSet:
 
 
 def _bm25(queries: Sequence[str], passages: Sequence[str]) -> list[list[int]]:
-    """Return the indices of the best `CANDIDATES` passages for each query, best first."""
+    """Return the indices of the best `MIN_CANDIDATES` passages for each query, best first."""
     import bm25s
 
     retriever = bm25s.BM25()
     retriever.index(bm25s.tokenize(list(passages), stopwords=None, show_progress=False), show_progress=False)
     tokens = bm25s.tokenize(list(queries), stopwords=None, show_progress=False)
-    results, _ = retriever.retrieve(tokens, k=min(CANDIDATES, len(passages)), show_progress=False)
+    results, _ = retriever.retrieve(tokens, k=min(MIN_CANDIDATES, len(passages)), show_progress=False)
     return [list(map(int, row)) for row in results]

@@ -14,23 +14,23 @@ Int8s = npt.NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Quantization:
-    """A tensor x [..., channels] in 8 bits: round((x / smoothing - shift) / scale), clipped to -128 ... 127.
+    """A tensor x [..., channels] in 8 bits: round((x / smoothing_factors - shift) / scale), clipped to -128 ... 127.
 
-    `smoothing` is float32 [channels], or None for ones. The tensor is divided by it, and the weights that read the tensor are
-    multiplied by it (Xiao et al. 2023, SmoothQuant, arXiv:2211.10438). The native kernels store the reciprocal, with which they
-    multiply (`Smoothing` in engine/kernels/native/precision.h).
+    `smoothing_factors` is float32 [channels], or None for ones. The tensor is divided by it, and the weights that read the tensor
+    are multiplied by it (Xiao et al. 2023, SmoothQuant, arXiv:2211.10438). The native kernels use the reciprocals, with which
+    they multiply (`Smoothing` in export/precision/smoothing.py and engine/kernels/native/precision.h).
 
     `shift` is float32 [channels], or None for zeros. It is subtracted from the smoothed tensor. To compensate, the product of the
     smoothed 8-bit weights with `shift` is added to the layer's bias (Wei et al. 2023, Outlier Suppression+, arXiv:2304.09145).
     The zero point is always 0.
 
-    The `kept` channels are multiplied in floating point; in the 8-bit product they are 0.
+    The `outlier_channels` are multiplied in floating point; in the 8-bit product they are 0.
     """
 
     scale: float
-    smoothing: Floats | None = None
+    smoothing_factors: Floats | None = None
     shift: Floats | None = None
-    kept: tuple[int, ...] = ()
+    outlier_channels: tuple[int, ...] = ()
 
     def activation(self, values: Floats) -> Floats:
         """Return [tokens, channels] smoothed, shifted, and rounded to 8 bits, as the 8-bit product reads them."""
@@ -39,23 +39,25 @@ class Quantization:
         return rounded
 
     def smoothed(self, values: Floats) -> Floats:
-        """Return [tokens, channels] divided by `smoothing`, minus `shift`, with 0 in the kept channels."""
-        smooth: Floats = values.copy() if self.smoothing is None else values * (np.float32(1) / self.smoothing)
+        """Return [tokens, channels] divided by `smoothing_factors`, minus `shift`, with 0 in the outlier channels."""
+        smooth: Floats = (
+            values.copy() if self.smoothing_factors is None else values * (np.float32(1) / self.smoothing_factors)
+        )
         if self.shift is not None:
             smooth -= self.shift
-        if self.kept:
-            smooth[:, list(self.kept)] = 0
+        if self.outlier_channels:
+            smooth[:, list(self.outlier_channels)] = 0
         return smooth
 
     def weight(self, weight: Floats, least_scale: float = 0.0) -> tuple[Int8s, Floats]:
         """Quantize a weight, float32 [out, in]. Return it as int8 [out, in], and its scales, float32 [out].
 
-        Weights of kept channels are 0, so the activations of these channels add nothing. No scale is below `least_scale`.
+        Weights of outlier channels are 0, so the activations of these channels add nothing. No scale is below `least_scale`.
         """
-        smooth = weight if self.smoothing is None else weight * self.smoothing
-        if self.kept:
+        smooth = weight if self.smoothing_factors is None else weight * self.smoothing_factors
+        if self.outlier_channels:
             smooth = smooth.copy()
-            smooth[:, list(self.kept)] = 0
+            smooth[:, list(self.outlier_channels)] = 0
         greatest = np.abs(smooth).max(axis=1)
         # Any scale except 0 works for a row of zeros.
         scales = np.maximum(np.where(greatest > 0, greatest, 1) / LEVELS, least_scale).astype(np.float32)
@@ -81,9 +83,9 @@ class Quantization:
 
         return Quantization(
             scale=self.scale,
-            smoothing=widened(self.smoothing, 1),
+            smoothing_factors=widened(self.smoothing_factors, 1),
             shift=widened(self.shift, 0),
-            kept=tuple(places[list(self.kept)].tolist()),
+            outlier_channels=tuple(places[list(self.outlier_channels)].tolist()),
         )
 
     def product(self, values: Floats, weight: Floats) -> Floats:
@@ -92,15 +94,15 @@ class Quantization:
         result: Floats = self.activation(values) @ (integers.astype(np.float32) * scales[:, None]).T
         if self.shift is not None:
             result += self.bias(weight)
-        if self.kept:
-            result += values[:, list(self.kept)] @ weight[:, list(self.kept)].T
+        if self.outlier_channels:
+            result += values[:, list(self.outlier_channels)] @ weight[:, list(self.outlier_channels)].T
         return result
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of calibration.int8.json."""
         return {
             "scale": self.scale,
-            "smoothed": self.smoothing is not None,
+            "smoothed": self.smoothing_factors is not None,
             "shifted": self.shift is not None,
-            "channels_kept": list(self.kept),
+            "channels_kept": list(self.outlier_channels),
         }

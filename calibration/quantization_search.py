@@ -13,11 +13,11 @@ from .tensor_stats import Floats, TensorStats
 
 ALPHAS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Values of SmoothQuant's alpha that are tried."""
-SHRINK = (1.0, 0.8, 0.6)
+RANGE_FRACTIONS = (1.0, 0.8, 0.6)
 """Fractions of the full range that are tried. Values outside are clipped."""
-KEPT = (0, 4)
+OUTLIER_COUNTS = (0, 4)
 """Numbers of channels kept in floating point that are tried."""
-WORTH = 0.9
+REQUIRED_GAIN = 0.9
 """A form with more operators must reduce the error to less than this fraction of that of the form chosen so far."""
 ROWS = 1500
 """Number of tokens on which candidates are compared."""
@@ -32,13 +32,15 @@ def choose_quantization(stats: TensorStats, weights: Sequence[Floats], recipe: R
         return _least_token_error(stats, weights, recipe)
     smoothing = _smoothing(stats.magnitude, weights, recipe.smoothing or 0.0)
     if recipe.method == "minmax":
-        return _scaled(stats.magnitude if smoothing is None else stats.magnitude / smoothing, smoothing=smoothing)
+        return _scaled(
+            stats.magnitude if smoothing is None else stats.magnitude / smoothing, smoothing_factors=smoothing
+        )
     smooth = stats.rows if smoothing is None else stats.rows / smoothing
     clip = clip_at(smooth, "mse" if recipe.method == "token" else recipe.method)
-    return _scaled(np.array([clip], dtype=np.float32), smoothing=smoothing)
+    return _scaled(np.array([clip], dtype=np.float32), smoothing_factors=smoothing)
 
 
-class TokenError:
+class TokenErrorMeasure:
     """The error that a quantization of one tensor causes in the layers that read it, as a mean over tokens.
 
     Each token's squared error is divided by the squared norm of its exact output, because LayerNorm follows. In a plain mean, the
@@ -65,28 +67,28 @@ class TokenError:
 def _least_token_error(stats: TensorStats, weights: Sequence[Floats], recipe: Recipe) -> Quantization:
     best: Quantization | None = None
     least = np.inf
-    error = TokenError(stats, weights)
+    error = TokenErrorMeasure(stats, weights)
     alphas = ALPHAS if recipe.smoothing is None else (recipe.smoothing,)
     # From the cheapest form to the most expensive: smoothing and a shift add one operator each, kept channels add three.
-    for kept, shifted, smoothed in product(KEPT, (False, True), (False, True)):
+    for outliers, shifted, smoothed in product(OUTLIER_COUNTS, (False, True), (False, True)):
         errors = {
             candidate: error(candidate)
-            for candidate in _candidates(stats, weights, [a for a in alphas if bool(a) == smoothed], kept, shifted)
+            for candidate in _candidates(stats, weights, [a for a in alphas if bool(a) == smoothed], outliers, shifted)
         }
         if not errors:
             continue
         candidate = min(errors, key=errors.__getitem__)
-        if best is None or errors[candidate] < WORTH * least:
+        if best is None or errors[candidate] < REQUIRED_GAIN * least:
             best, least = candidate, errors[candidate]
     assert best is not None
     return best
 
 
 def _candidates(
-    stats: TensorStats, weights: Sequence[Floats], alphas: Sequence[float], kept: int, shifted: bool
+    stats: TensorStats, weights: Sequence[Floats], alphas: Sequence[float], outliers: int, shifted: bool
 ) -> Iterator[Quantization]:
     reach = (stats.high - stats.low) / np.float32(2) if shifted else stats.magnitude
-    channels = tuple(sorted(np.argsort(-reach, kind="stable")[:kept].tolist()))
+    channels = tuple(sorted(np.argsort(-reach, kind="stable")[:outliers].tolist()))
     quantized = np.ones(len(reach), dtype=bool)
     quantized[list(channels)] = False
     for alpha in alphas:
@@ -96,8 +98,13 @@ def _candidates(
         if shifted:
             middle = (stats.high + stats.low) / np.float32(2)
             shift = middle if smoothing is None else middle / smoothing
-        for shrink in SHRINK:
-            yield _scaled(smooth[quantized] * np.float32(shrink), smoothing=smoothing, shift=shift, kept=channels)
+        for shrink in RANGE_FRACTIONS:
+            yield _scaled(
+                smooth[quantized] * np.float32(shrink),
+                smoothing_factors=smoothing,
+                shift=shift,
+                outlier_channels=channels,
+            )
 
 
 def _smoothing(reach: Floats, weights: Sequence[Floats], alpha: float) -> Floats | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..engine.bundle.score_error import ScoreError
+from ..engine.bundle.score_error import ScoreErrorStats
 from .paired_difference import PairedDifference
 
 
@@ -24,7 +24,7 @@ class RankingReport:
     top10_overlap_low: float
     top10_overlap_high: float
     mean_abs_diff: float
-    score_error: ScoreError
+    score_error: ScoreErrorStats
     changes: Mapping[str, PairedDifference]
 
     @property

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-LEAST_NORM = 0.1
+MIN_NORM = 0.1
 """What is added to the squared norm of each token, as a fraction of the median squared norm."""
 
 Floats = npt.NDArray[Any]
@@ -27,20 +27,20 @@ class TokenMoments:
     def add(self, rows: Floats, weight: Floats) -> None:
         """Add tokens, float32 [tokens, channels], that layers with the concatenated `weight` [outputs, channels] read.
 
-        The median for `LEAST_NORM` is that of the tokens in the first call.
+        The median for `MIN_NORM` is that of the tokens in the first call.
         """
         if not len(rows):
             return
         squares = np.square(rows @ weight.T).sum(axis=1, dtype=np.float64)
         if self._least is None:
-            self._least = max(LEAST_NORM * float(np.median(squares)), 1e-12)  # not 0, even if tokens are zeros
+            self._least = max(MIN_NORM * float(np.median(squares)), 1e-12)  # not 0, even if tokens are zeros
         norms = np.sqrt(squares + self._least)
         divided = (np.column_stack([rows, np.ones(len(rows), np.float32)]) / norms[:, None]).astype(np.float32)
         self._sums += divided.T @ divided
 
-    def of(self, shift: Floats, factors: Floats) -> Floats:
-        """Return the moments of (x - shift) * factors, float64 [channels, channels]."""
+    def of(self, shift: Floats, multipliers: Floats) -> Floats:
+        """Return the moments of (x - shift) * multipliers, float64 [channels, channels]."""
         sums = self._sums.astype(np.float64)
         with_mean = np.outer(sums[:-1, -1], shift)
         shifted = sums[:-1, :-1] - with_mean - with_mean.T + sums[-1, -1] * np.outer(shift, shift)
-        return np.asarray(shifted * np.outer(factors, factors))
+        return np.asarray(shifted * np.outer(multipliers, multipliers))

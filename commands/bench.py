@@ -73,8 +73,8 @@ def bench(
         raise OptionError("give bundles to measure, or --compare BEFORE AFTER")
     from ..engine.files.publish import STANDARD_OUTPUT, published_file
     from ..speed.bench import bench
+    from ..speed.bench_configs import bench_configs
     from ..speed.ceiling.ceilings import SECONDS
-    from ..speed.lineup import lineup
     from ..speed.result.table import table_of
 
     if repeats < 1:
@@ -82,7 +82,7 @@ def bench(
     if out is not None and not out.absolute().parent.is_dir():
         raise OptionError(f"--out {out}: there is no directory {out.absolute().parent}")
     plan = _plan(counts, repeats, quick=quick)
-    rows = lineup(
+    rows = bench_configs(
         bundles,
         precisions=[name.strip() for name in precision.split(",")],
         backends=[name.strip() for name in backend.split(",")],

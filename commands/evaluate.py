@@ -80,10 +80,10 @@ def evaluate(
     """Measure how well bundles rank, each in each precision, compared with the original order, with confidence intervals."""
     from ..evaluation.collection import Collection
     from ..evaluation.dataset import collection_of_dataset
-    from ..evaluation.evaluate import evaluate, opened_folder
-    from ..evaluation.lineup import lineup
+    from ..evaluation.evaluate import evaluate, locked_folder
     from ..evaluation.measures import Measures
     from ..evaluation.open_passages import open_passages
+    from ..evaluation.ranker_configs import ranker_configs
     from ..measurement.model_config import CANDIDATES, Options, model_configs
 
     check_standard_input(queries=queries, run=run, passages=passages, qrels=qrels)
@@ -96,7 +96,7 @@ def evaluate(
     models = model_configs(named, precisions, options, **hub.for_bundles(named))
     of_each = len(precisions)
     begin = None if first is None else named.index(first) * of_each
-    rows = lineup(
+    rows = ranker_configs(
         models[: len(bundles) * of_each],
         exact_top_k=exact.wanted(),
         first=[] if begin is None else models[begin : begin + of_each],
@@ -113,7 +113,7 @@ def evaluate(
         "limit": limit,
         "progress": for_a_person(),
     }
-    with opened_folder(out):
+    with locked_folder(out):
         if dataset is not None:
             collection = collection_of_dataset(dataset, store=store, bm25=bm25, **choice)
         elif queries and qrels:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..engine.errors import BackendError, StoreError
 from ..engine.files.cache import ADVICE, cache_folder
-from ..engine.files.lock import held
+from ..engine.files.lock import file_lock
 from ..engine.files.publish import published_directory
 from .folder import file_system, is_url
 
@@ -28,7 +28,7 @@ def fetched(place: str, description: str) -> Path:
     target = cache / key
     if not target.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        with held(cache / f"{key}.fetching", waiting=""):
+        with file_lock(cache / f"{key}.fetching", waiting=""):
             if not target.is_dir():
                 _copy(system, path, target, place)
     return target

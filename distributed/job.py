@@ -11,7 +11,7 @@ from ..engine.bundle.bundle import Bundle
 from ..engine.bundle.manifest import MANIFEST
 from ..engine.bundle.resolve import bundle_from_source
 from ..engine.errors import DataFileError, OptionError
-from ..engine.files.lock import held
+from ..engine.files.lock import file_lock
 from ..engine.files.publish import STANDARD_OUTPUT, check_file
 from ..engine.files.run_output import check_output_name, check_tag
 from ..engine.files.source import Given
@@ -97,7 +97,7 @@ def rerank(
     _check(on_error, device, gpus, parts, out, tag)
     for name, value in {"actors": actors, "threads": threads, "depth": depth, "top_k": top_k}.items():
         if value is not None:
-            whole(name, value, least=1)
+            whole(name, value, minimum=1)
     if exact and top_k is None:
         raise OptionError("an exact ranking needs the number of passages to return: give --top-k (top_k=)")
     model = {
@@ -114,12 +114,12 @@ def rerank(
         "top_k": top_k if whole_lists else None,
         "exact": exact if whole_lists else None,
         "windows": windows,
-        "batch_size": whole("batch_size", batch_size, least=1),
+        "batch_size": whole("batch_size", batch_size, minimum=1),
     }
     folder = Folder(_absolute(out.with_name(f"{out.name}.parts") if parts is None else parts))
     place, opened = _bundle(bundle, source or {})
     work = _work(place, opened, _absolute(store), folder, model=model, rank=rank, skip=on_error == SKIP)
-    identity = _identity(work, block=whole("block", block, least=1), cut=whole("cut", cut, least=1))
+    identity = _identity(work, block=whole("block", block, minimum=1), cut=whole("cut", cut, minimum=1))
     candidates = Candidates(run, queries, depth=depth)
     check_ray(ray)
     with _own(folder):
@@ -227,7 +227,7 @@ def _own(folder: Folder) -> Iterator[None]:
     """Create the folder and, if it is a directory, lock it against other drivers. Raises DataFileError if one works in it."""
     folder.make()
     try:
-        with nullcontext() if folder.local is None else held(folder.local / ".driver.lock"):
+        with nullcontext() if folder.local is None else file_lock(folder.local / ".driver.lock"):
             yield
     except BlockingIOError:
         raise DataFileError(

@@ -13,7 +13,7 @@ from ..server.dialects.request_error import RequestError
 from ..server.http.api_keys import ApiKeys
 from ..server.http.request_body import Receive, Send
 from ..server.models.served_model import Opener, ServedModel
-from ..server.routes import LIVENESS, OPEN, PROBES
+from ..server.routes import LIVENESS, PROBES, PUBLIC_PATHS
 from ..server.serving import opened
 from ..server.settings import Settings
 from ..server.state import State
@@ -164,7 +164,7 @@ class Multiplexed:
         NAMED.set(None if header is None else header.decode("latin-1"))
         if scope["method"] != "POST" and self.state.needs(path):
             with suppress(RequestError):  # the app reports the error
-                if path not in OPEN:
+                if path not in PUBLIC_PATHS:
                     self.state.keys.check(headers)
                 await self.state.opened(None)
         await self._app(scope, receive, send)

@@ -13,7 +13,7 @@ from ..engine.bundle.bundle import Bundle
 from ..engine.bundle.manifest import MANIFEST
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, BundleError, CrossrtError, CudaError, DataFileError, InputError, StoreError
-from ..engine.kernels.support import judged_as
+from ..engine.kernels.support import parity_key
 from ..engine.store.passage_store import DESCRIPTION, PassageStore
 from ..engine.text.truncation import Truncation
 from .fetched import described, fetched
@@ -127,7 +127,7 @@ class BlockScorer:
         return Part(
             scores=tuple(scores),
             bundle=self._bundle_name,
-            backend=judged_as(model.backend, model.precision),
+            backend=parity_key(model.backend, model.precision),
             truncation=truncation,
             failures=tuple(failures),
         )

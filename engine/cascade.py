@@ -30,7 +30,7 @@ class Cascade:
             need_label(model.relevant_label, model.label_names, model.num_labels)
         self.first = first
         self.second = second
-        self.keep = whole("keep", keep, least=1)
+        self.keep = whole("keep", keep, minimum=1)
 
     @property
     def truncation(self) -> Truncation:
@@ -57,7 +57,7 @@ class Cascade:
         `CrossEncoder.rank` for the second model, `first_options` for the first. Raises what `CrossEncoder.rank` raises, and
         OptionError for a `top_k` above `keep`, since the second model scores only `keep` passages.
         """
-        if top_k is not None and whole("top_k", top_k, least=0) > self.keep:
+        if top_k is not None and whole("top_k", top_k, minimum=0) > self.keep:
             raise OptionError(
                 f"top_k={top_k}, and the first model keeps {self.keep} passages; raise keep, or lower top_k"
             )

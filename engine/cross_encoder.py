@@ -42,7 +42,9 @@ from .token_model import TokenModel
 
 logger = logging.getLogger("crossrt")
 
-REOPENED = frozenset({"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_exact", "_counter", "_options"})
+NOT_PICKLED = frozenset(
+    {"bundle", "config", "_tokenizer", "_pair_tokenizer", "_scorer", "_exact", "_counter", "_options"}
+)
 """Attributes that are not pickled: a copy of the model creates them when it opens the bundle."""
 
 
@@ -150,7 +152,7 @@ class CrossEncoder(CrossEncoderAttributes):
         self._counter = TruncationCounter()
         self._scorer = self._opened_scorer(mapped.get("dtype") if precision is None else None)
         self._exact = ExactRankings(self.bundle, self._options, self._scorer)
-        self._pair_tokenizer = self._fitting(self._pair_tokenizer)
+        self._pair_tokenizer = self._fit_to_scorer(self._pair_tokenizer)
         if not allow_failed:
             self._warn_unchecked()
 
@@ -290,7 +292,7 @@ class CrossEncoder(CrossEncoderAttributes):
         compatibility.refuse({"pool": pool, **others}, CrossEncoder.rank)
         self.check_device(device)
         if top_k is not None:
-            top_k = whole("top_k", top_k, least=0, hint=", or None for all")
+            top_k = whole("top_k", top_k, minimum=0, hint=", or None for all")
         check_text(query, "the query")
         self._need_label()  # fail before computing anything
         self._activation(activation_fn)
@@ -320,7 +322,7 @@ class CrossEncoder(CrossEncoderAttributes):
             if limits:
                 raise OptionError("limits are for texts: a store holds tokens, which were cut when it was prepared")
             passage_ids = passage_ids if isinstance(passage_ids, str) else list(passage_ids)
-            source = self._stored(passages, query, passage_ids, prompt)
+            source = self._stored_passages(passages, query, passage_ids, prompt)
             items = list(passage_ids)
         else:
             texts = checked_passages(documents)
@@ -333,7 +335,9 @@ class CrossEncoder(CrossEncoderAttributes):
             cancellation=cancellation,
         )
         with _progress(show_progress_bar, len(items)) as progress:
-            rows, found = self._best(request, items, top_k, activation_fn, bool(apply_softmax), exact, progress)
+            rows, found = self._score_candidates(
+                request, items, top_k, activation_fn, bool(apply_softmax), exact, progress
+            )
         scores = self.relevance(found.logits, activation_fn, apply_softmax=bool(apply_softmax))
         if np.isnan(scores).any():
             raise BackendError(
@@ -348,7 +352,7 @@ class CrossEncoder(CrossEncoderAttributes):
             if return_documents:
                 result["text"] = texts[index]
             if found.best is not None:
-                begin, size = int(found.best.places[place]), int(found.best.sizes[place])
+                begin, size = int(found.best.starts[place]), int(found.best.sizes[place])
                 result["window"] = (
                     self._pair_tokenizer.window_text(texts[index], begin, size) if texts else (begin, begin + size)
                 )
@@ -374,7 +378,7 @@ class CrossEncoder(CrossEncoderAttributes):
         """
         if max_length is not None and windows is not None:
             raise OptionError(f"max_length={max_length} and windows exclude each other: set the windows' length")
-        tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
+        tokenizer = self._pair_tokenizer if max_length is None else self._fit_to_scorer(self._tokenizer_for(max_length))
         request = self._request(TextPairs(tokenizer=tokenizer, prompt=prompt), batch_size, windows)
         with _progress(show_progress_bar, total) as progress:
             return request.score(checked_pairs(pairs), self._scorer, progress=progress).logits
@@ -393,7 +397,7 @@ class CrossEncoder(CrossEncoderAttributes):
         Raises InputError, naming the index, for an item that is not a pair of texts. Several threads may call this at once, even
         after `close`.
         """
-        tokenizer = self._pair_tokenizer if max_length is None else self._fitting(self._tokenizer_for(max_length))
+        tokenizer = self._pair_tokenizer if max_length is None else self._fit_to_scorer(self._tokenizer_for(max_length))
         limits = _limits_of(limits)
         if limits:
             return tokenizer.encode_within(list(checked_pairs(pairs)), limits, prompt=prompt)
@@ -427,7 +431,7 @@ class CrossEncoder(CrossEncoderAttributes):
         once the model is closed.
         """
         return self._scorer.submit(
-            pairs, batch_size=whole("batch_size", batch_size, least=1), priority=whole("priority", priority)
+            pairs, batch_size=whole("batch_size", batch_size, minimum=1), priority=whole("priority", priority)
         )
 
     def run(self, batch: Batch) -> Floats:
@@ -454,10 +458,10 @@ class CrossEncoder(CrossEncoderAttributes):
 
         Raises StoreError for an id that the store lacks and for a store that was prepared for another tokenizer.
         """
-        request = self._request(self._stored(passages, query, passage_ids, prompt), batch_size, windows)
+        request = self._request(self._stored_passages(passages, query, passage_ids, prompt), batch_size, windows)
         return request.score(passage_ids, self._scorer).logits
 
-    def _stored(
+    def _stored_passages(
         self, passages: PassageStore, query: str, passage_ids: Sequence[str], prompt: str | None
     ) -> StoredPassages:
         check_text(query, "the query")
@@ -473,7 +477,7 @@ class CrossEncoder(CrossEncoderAttributes):
     def _check_windows(self, windows: Windows) -> None:
         if not isinstance(windows, Windows):
             raise OptionError(f"windows={windows!r}: give crossrt.Windows(length=..., stride=...), or None for none")
-        most = min(self.bundle.manifest.max_positions, self._scorer.longest)
+        most = min(self.bundle.manifest.max_positions, self._scorer.max_length)
         if windows.length > most:
             raise OptionError(f"windows of {windows.length} tokens, but the model takes {most}; give at most that")
 
@@ -482,14 +486,14 @@ class CrossEncoder(CrossEncoderAttributes):
             self._check_windows(windows)
         return Request(
             source=source,
-            labels=self.num_labels,
-            label=self._relevant_label,
-            batch_size=whole("batch_size", batch_size, least=1),
+            num_labels=self.num_labels,
+            relevant_label=self._relevant_label,
+            batch_size=whole("batch_size", batch_size, minimum=1),
             windows=windows,
             counter=self._counter,
         )
 
-    def _best(
+    def _score_candidates(
         self,
         request: Request,
         items: Sequence[Any],
@@ -501,7 +505,7 @@ class CrossEncoder(CrossEncoderAttributes):
     ) -> tuple[npt.NDArray[np.int64], Scored]:
         """Return the rows to rank, and their scores. The rows include the `top_k` best."""
         everything = np.arange(len(items))
-        error = self._exact.error(exact, top_k, len(items))
+        error = self._exact.error_if_exact(exact, top_k, len(items))
         if error is None or top_k is None:
             return everything, request.score(items, self._scorer, progress=progress)
         activation: Activation = "identity"
@@ -597,7 +601,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
     @max_length.setter
     def max_length(self, value: int) -> None:
-        self._pair_tokenizer = self._fitting(self._tokenizer_for(value))
+        self._pair_tokenizer = self._fit_to_scorer(self._tokenizer_for(value))
 
     max_seq_length = max_length
 
@@ -627,7 +631,7 @@ class CrossEncoder(CrossEncoderAttributes):
     def _tokenizer_for(self, max_length: int | None) -> PairTokenizer:
         """Return a tokenizer that truncates pairs to `max_length`. The tokenizer file is read once, when the model is opened."""
         manifest = self.bundle.manifest
-        if max_length is not None and whole("max_length", max_length, least=1) > manifest.max_positions:
+        if max_length is not None and whole("max_length", max_length, minimum=1) > manifest.max_positions:
             raise OptionError(
                 f"max_length={max_length}, but the model has positions for {manifest.max_positions} tokens; "
                 f"give at most that"
@@ -648,9 +652,9 @@ class CrossEncoder(CrossEncoderAttributes):
                 )
         return tokenizer
 
-    def _fitting(self, tokenizer: PairTokenizer) -> PairTokenizer:
+    def _fit_to_scorer(self, tokenizer: PairTokenizer) -> PairTokenizer:
         """Return the tokenizer, or one that truncates to fewer tokens if the GPU's engine takes fewer."""
-        longest = self._scorer.longest
+        longest = self._scorer.max_length
         if tokenizer.max_length <= longest:
             tokenizer.threads = self._scorer.tokenizing_threads
             return tokenizer
@@ -663,7 +667,7 @@ class CrossEncoder(CrossEncoderAttributes):
             self.bundle.path,
             tokenizer.max_length,
         )
-        return self._fitting(self._tokenizer_for(longest))
+        return self._fit_to_scorer(self._tokenizer_for(longest))
 
     def __repr__(self) -> str:
         return f"CrossEncoder({str(self.bundle.path)!r}, {self.precision.value}, {self.backend}, {self.device})"
@@ -672,7 +676,7 @@ class CrossEncoder(CrossEncoderAttributes):
 
     def _check_labels(self, num_labels: Any) -> None:
         labels = self.bundle.manifest.labels
-        if num_labels is not None and whole("num_labels", num_labels, least=1) != labels:
+        if num_labels is not None and whole("num_labels", num_labels, minimum=1) != labels:
             raise OptionError(
                 f"num_labels={num_labels}, but the model has {labels}: another head would have random weights"
             )
@@ -714,7 +718,7 @@ class CrossEncoder(CrossEncoderAttributes):
     def __reduce__(self) -> tuple[Any, ...]:
         self._scorer.check_open()
         options = {**self._options, "max_length": self.max_length}
-        state = {name: value for name, value in vars(self).items() if name not in REOPENED}
+        state = {name: value for name, value in vars(self).items() if name not in NOT_PICKLED}
         return _reopened, (type(self), str(self.bundle.folder), options), state
 
     def __enter__(self) -> "CrossEncoder":

@@ -7,14 +7,14 @@ import numpy as np
 from .errors import OptionError
 
 
-def whole(name: str, value: Any, *, least: int | None = None, hint: str = "") -> int:
-    """Return an option's value as an int of at least `least`, if that is given.
+def whole(name: str, value: Any, *, minimum: int | None = None, hint: str = "") -> int:
+    """Return an option's value as an int of at least `minimum`, if that is given.
 
     NumPy integers are accepted; `True` and `"128"` are not. Raises OptionError, naming the option, for anything else. `hint` is
     appended to its message.
     """
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or (least is not None and value < least):
-        limit = "" if least is None else f" from {least}"
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or (minimum is not None and value < minimum):
+        limit = "" if minimum is None else f" from {minimum}"
         raise OptionError(f"{name}={value!r}: give a whole number{limit}{hint}")
     return int(value)
 

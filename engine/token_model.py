@@ -26,7 +26,7 @@ ALTERNATIVES = {
 """Input of transformers' models -> what to do instead. None and False are accepted, since they request nothing."""
 
 
-class Opened(Protocol):
+class BatchModel(Protocol):
     """The part of `CrossEncoder` that `TokenModel` needs."""
 
     bundle: Bundle
@@ -74,7 +74,7 @@ class TokenModel(ModelAttributes):
     It shares the opened model of a `CrossEncoder`: closing either closes both.
     """
 
-    def __init__(self, model: Opened) -> None:
+    def __init__(self, model: BatchModel) -> None:
         self._model = model
         self.bundle = model.bundle
         self._scorer = model._scorer

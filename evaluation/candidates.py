@@ -73,14 +73,14 @@ def bm25_run(
                 "the candidates with --run"
             )
 
-    made_of = {
+    inputs = {
         "bm25s": bm25s.__version__,
         **SETTINGS,
         "depth": wanted,
         "passages": [texts.where, texts.source.sha256],
         "queries": Provenance.digest(dict(queries)),
     }
-    return made(folder / CANDIDATES, made_of, write)
+    return cached_file(folder / CANDIDATES, inputs, write)
 
 
 def _one_word(name: str, where: str) -> str:
@@ -93,14 +93,14 @@ def _one_word(name: str, where: str) -> str:
     return name
 
 
-def made(path: Path, of: Mapping[str, Any], write: Callable[[IO[str]], None]) -> Path:
-    """Write a file atomically, unless it exists and was made from the same inputs `of`. Return its path.
+def cached_file(path: Path, inputs: Mapping[str, Any], write: Callable[[IO[str]], None]) -> Path:
+    """Write a file atomically, unless it exists and was made from the same `inputs`. Return its path.
 
     The inputs are noted in a hidden file beside it.
     """
     note = path.with_name(f".{path.name}.made")
     try:
-        if path.exists() and json.loads(note.read_text(encoding="utf-8")) == dict(of):
+        if path.exists() and json.loads(note.read_text(encoding="utf-8")) == dict(inputs):
             return path
     except (OSError, ValueError, RecursionError):
         pass  # without the note it is unknown what the file was made from
@@ -108,5 +108,5 @@ def made(path: Path, of: Mapping[str, Any], write: Callable[[IO[str]], None]) ->
     with replaced_text(path) as file:
         write(file)
     with replaced_text(note) as file:
-        file.write(json.dumps(of, indent=1))
+        file.write(json.dumps(inputs, indent=1))
     return path

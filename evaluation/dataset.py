@@ -9,7 +9,7 @@ from ..engine.errors import BackendError, DataFileError, OptionError, SourceErro
 from ..engine.files.source import Given, Source
 from ..engine.files.trec import Qrels
 from ..measurement.provenance import Provenance
-from .candidates import CANDIDATES, bm25_run, made
+from .candidates import CANDIDATES, bm25_run, cached_file
 from .collection import Collection
 from .passages import Passages, TextPassages
 from .prepared_passages import PreparedPassages
@@ -115,7 +115,7 @@ def _own_candidates(name: str, dataset: Any, judged: set[str], folder: Path) -> 
                 if scored.query_id in judged:
                     file.write(f"{scored.query_id} Q0 {scored.doc_id} 0 {float(scored.score)!r} {name}\n")
 
-    return made(folder / CANDIDATES, {"dataset": name, "judged": Provenance.digest(sorted(judged))}, write)
+    return cached_file(folder / CANDIDATES, {"dataset": name, "judged": Provenance.digest(sorted(judged))}, write)
 
 
 @contextmanager

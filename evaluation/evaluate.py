@@ -14,7 +14,7 @@ from ..calibration.paired_difference import PairedDifference
 from ..engine.cascade import Cascade
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError, DataFileError, OptionError
-from ..engine.files.lock import held
+from ..engine.files.lock import file_lock
 from ..engine.files.publish import clear_abandoned, replaced_text
 from ..engine.selection.execution_config import CpuConfig
 from ..measurement.environment import commit, machine, versions
@@ -22,17 +22,17 @@ from ..measurement.model_config import CANDIDATES
 from ..measurement.provenance import Provenance
 from .agreement import TOP, Agreement
 from .collection import Collection
-from .growing_run import Effort, GrowingRun
-from .lineup import RankerConfig
 from .measures import Measures
+from .ranker_configs import RankerConfig
 from .result import Evaluation, Ranking
+from .resumable_run import Effort, ResumableRun
 from .run_file import RunFile
 
 RESULT, PER_QUERY = "result.json", "queries.jsonl"
 
 Values = dict[str, list[list[float]]]
 """The measures of each query, in the order of `Measures.names`, by ranking label."""
-Tens = dict[str, list[list[str]]]
+TopTens = dict[str, list[list[str]]]
 """The best ten passages of each query that has candidates, by ranking label."""
 
 
@@ -48,9 +48,9 @@ def evaluate(
 ) -> Evaluation:
     """Rerank the collection's candidates with each row, measure all rankings, and write everything into `folder`.
 
-    The caller has locked the folder with `opened_folder`. `configs` come from `lineup`. A row that leaves passages out, such as a
-    cascade, comes after the row that ranks these passages. `LABEL.run.trec` is the run of a row, `queries.jsonl` holds the
-    measures of every query, and `result.json` the result.
+    The caller has locked the folder with `locked_folder`. `configs` come from `ranker_configs`. A row that leaves passages out,
+    such as a cascade, comes after the row that ranks these passages. `LABEL.run.trec` is the run of a row, `queries.jsonl` holds
+    the measures of every query, and `result.json` the result.
 
     Queries are scored one at a time, and each is flushed to disk before the next. An interrupted evaluation therefore continues
     where it stopped, and its output has the same bytes except for the times. Finished runs are not computed again. `baseline` is
@@ -67,26 +67,26 @@ def evaluate(
         raise OptionError(f"--baseline {baseline!r}: one of {', '.join(labels)}")
     runs = _runs(configs, collection, folder, restart=restart)
     _score(configs, collection, runs, progress=progress)
-    values, tens = _measured(configs, collection, runs, measures)
+    values, top_tens = _measured(configs, collection, runs, measures)
     queries = [*collection.evaluated, *collection.unanswered]
     with replaced_text(folder / PER_QUERY) as file:
         for place, query in enumerate(queries):
             found = {label: dict(zip(measures.names, rows[place], strict=True)) for label, rows in values.items()}
             file.write(json.dumps({"query": query, "measures": found}, ensure_ascii=False) + "\n")
-    result = _result(configs, collection, runs, measures, values, tens, baseline)
+    result = _result(configs, collection, runs, measures, values, top_tens, baseline)
     with replaced_text(folder / RESULT) as file:
         file.write(result.to_json())
     return result
 
 
 @contextmanager
-def opened_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> Iterator[None]:
     """Lock a folder for this process. Create it if it is missing. Raises DataFileError if that is not possible."""
     lock = folder / ".lock"
     with ExitStack() as holding:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            holding.enter_context(held(lock))
+            holding.enter_context(file_lock(lock))
         except BlockingIOError as error:
             raise DataFileError(
                 f"{folder} is in use by another evaluation; wait for it, or give another --out"
@@ -102,13 +102,13 @@ def opened_folder(folder: Path) -> Iterator[None]:
 
 def _runs(
     configs: Sequence[RankerConfig], collection: Collection, folder: Path, *, restart: bool
-) -> dict[str, GrowingRun]:
+) -> dict[str, ResumableRun]:
     data = {name: collection.sources[name] for name in ("queries", "passages", "run", "judged")}
     on = {name: source.sha256 or source.name for name, source in data.items()} | {"depth": collection.depth}
     return {
-        config.label: GrowingRun(
+        config.label: ResumableRun(
             folder / f"{config.label}.run.trec",
-            work={**config.work, **on},
+            fingerprint={**config.fingerprint, **on},
             queries=len(collection.evaluated),
             restart=restart,
         )
@@ -117,7 +117,7 @@ def _runs(
 
 
 def _score(
-    configs: Sequence[RankerConfig], collection: Collection, runs: Mapping[str, GrowingRun], *, progress: bool
+    configs: Sequence[RankerConfig], collection: Collection, runs: Mapping[str, ResumableRun], *, progress: bool
 ) -> None:
     waiting = [config for config in configs if not runs[config.label].finished]
     if len(waiting) > 1:
@@ -131,7 +131,7 @@ def _score(
         for config in waiting:
             bar.set_description(config.label)
             run = runs[config.label]
-            rest = None if config.rest is None else RunFile(runs[config.rest].target)
+            rest = None if config.rest_label is None else RunFile(runs[config.rest_label].target)
             with config.open() as ranker:
                 if isinstance(ranker, CrossEncoder):
                     collection.passages.check(ranker)
@@ -148,12 +148,12 @@ def _best(
 ) -> tuple[dict[str, float], Effort]:
     """Return the scores of the passages that the row returns for a query, and the time and truncation."""
     copies = 1
-    if config.rest is None and isinstance(config.models[0].execution, CpuConfig):
+    if config.rest_label is None and isinstance(config.models[0].execution, CpuConfig):
         # A model's first request uses other kernels than later ones if it has fewer pairs than streams, and an interrupted
         # evaluation has two first requests. So a short list is repeated until it has enough pairs. Only whole copies are added,
         # so that the truncation counts can be divided by their number.
         copies = max(1, -(-config.models[0].execution.streams // len(ids)))
-    passages = collection.passages.to_rank([*ids] * copies)
+    passages = collection.passages.rank_arguments([*ids] * copies)
     cut, begin = ranker.truncation, time.perf_counter()
     found = ranker.rank(collection.queries[query], **passages, **config.rank_options)
     seconds = time.perf_counter() - begin
@@ -179,8 +179,8 @@ def _followed(best: Mapping[str, float], rest: Mapping[str, float]) -> dict[str,
 
 
 def _measured(
-    configs: Sequence[RankerConfig], collection: Collection, runs: Mapping[str, GrowingRun], measures: Measures
-) -> tuple[Values, Tens]:
+    configs: Sequence[RankerConfig], collection: Collection, runs: Mapping[str, ResumableRun], measures: Measures
+) -> tuple[Values, TopTens]:
     """Measure the candidates and the rankings in the run files. Each file is read once, one query at a time."""
     rankings: dict[str, Iterable[tuple[str, list[str]]]] = {}
     if collection.ordered:
@@ -188,14 +188,14 @@ def _measured(
     for config in configs:
         rankings[config.label] = _lists(runs[config.label].target)
     values: Values = {}
-    tens: Tens = {}
+    top_tens: TopTens = {}
     for label, lists in rankings.items():
-        values[label], tens[label] = [], []
+        values[label], top_tens[label] = [], []
         for query, ids in lists:
             values[label].append(measures.of(collection.qrels[query], ids))
-            tens[label].append(ids[:TOP])
+            top_tens[label].append(ids[:TOP])
         values[label] += [measures.of(collection.qrels[query], []) for query in collection.unanswered]
-    return values, tens
+    return values, top_tens
 
 
 def _lists(target: Path) -> Iterator[tuple[str, list[str]]]:
@@ -207,10 +207,10 @@ def _lists(target: Path) -> Iterator[tuple[str, list[str]]]:
 def _result(
     configs: Sequence[RankerConfig],
     collection: Collection,
-    runs: Mapping[str, GrowingRun],
+    runs: Mapping[str, ResumableRun],
     measures: Measures,
     values: Values,
-    tens: Tens,
+    top_tens: TopTens,
     baseline: str,
 ) -> Evaluation:
     of = {config.label: config for config in configs}
@@ -223,7 +223,7 @@ def _result(
         means = {name: change.candidate for name, change in changes.items()}
         # When the candidates are the baseline, their order is to be improved and not to be kept.
         compared = label != baseline != CANDIDATES
-        agreement = Agreement.of(zip(tens[baseline], tens[label], strict=True)) if compared else None
+        agreement = Agreement.of(zip(top_tens[baseline], top_tens[label], strict=True)) if compared else None
         about = _about(of[label], runs[label], agreement) if label in of else {}
         rankings.append(Ranking(label=label, means=means, changes=None if label == baseline else changes, **about))
     return Evaluation(
@@ -244,7 +244,7 @@ def _result(
     )
 
 
-def _about(config: RankerConfig, run: GrowingRun, agreement: Agreement | None) -> dict[str, Any]:
+def _about(config: RankerConfig, run: ResumableRun, agreement: Agreement | None) -> dict[str, Any]:
     decider, effort = config.models[-1], run.effort
     return {
         "model": decider.bundle.manifest.source.get("id"),
@@ -252,7 +252,7 @@ def _about(config: RankerConfig, run: GrowingRun, agreement: Agreement | None) -
         "precision": decider.precision.value,
         "method": config.method,
         "runs_on": decider.runs_on,
-        "max_length": decider.work["max_length"],
+        "max_length": decider.fingerprint["max_length"],
         "run": Provenance.of_file(run.target),
         "agreement": agreement,
         "pairs_per_s": effort.pairs / effort.seconds if effort and effort.seconds else None,

@@ -21,7 +21,7 @@ class Passages(Protocol):
     def check(self, model: CrossEncoder) -> None:
         """Raise StoreError if this model cannot score these passages."""
 
-    def to_rank(self, ids: Sequence[str]) -> dict[str, Any]:
+    def rank_arguments(self, ids: Sequence[str]) -> dict[str, Any]:
         """Return the arguments of `rank` for these passages, all of which must exist."""
 
 
@@ -46,6 +46,6 @@ class TextPassages(ABC):
     def check(self, model: CrossEncoder) -> None:  # noqa: B027  there is nothing to check
         """Do nothing, since every model reads texts."""
 
-    def to_rank(self, ids: Sequence[str]) -> dict[str, Any]:
-        """See `Passages.to_rank`."""
+    def rank_arguments(self, ids: Sequence[str]) -> dict[str, Any]:
+        """See `Passages.rank_arguments`."""
         return {"documents": self.texts(ids)}

@@ -35,6 +35,6 @@ class PreparedPassages:
             truncation_side=model.bundle.manifest.truncation_side,
         )
 
-    def to_rank(self, ids: Sequence[str]) -> dict[str, Any]:
-        """See `Passages.to_rank`."""
+    def rank_arguments(self, ids: Sequence[str]) -> dict[str, Any]:
+        """See `Passages.rank_arguments`."""
         return {"passage_ids": ids, "passages": self.store}

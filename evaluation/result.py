@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from ..calibration.paired_difference import PairedDifference
 from ..engine.text.truncation import Truncation
-from ..measurement.kept_result import CHECKED, read_kept
 from ..measurement.provenance import Provenance
+from ..measurement.stored_result import STRICT, read_stored
 from .agreement import TOP, Agreement
 
 SCHEMA = 1
@@ -47,7 +47,7 @@ class Ranking:
 class Evaluation:
     """What was evaluated, on which machine, and how well each model ranked. It holds no texts and no paths."""
 
-    __pydantic_config__: ClassVar = CHECKED
+    __pydantic_config__: ClassVar = STRICT
 
     schema: int = SCHEMA
     kind: str = KIND
@@ -73,7 +73,7 @@ class Evaluation:
     @classmethod
     def read(cls, path: Path) -> "Evaluation":
         """Read what `to_json` wrote. Raises DataFileError, naming the file, for other content or another schema."""
-        return read_kept(cls, path, kind=KIND, schema=SCHEMA, command="crossrt evaluate")
+        return read_stored(cls, path, kind=KIND, schema=SCHEMA, command="crossrt evaluate")
 
     def __str__(self) -> str:
         """Return a table: for each measure a row per ranking, with its difference from the baseline."""

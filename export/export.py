@@ -76,7 +76,7 @@ STEPS: tuple[Step, ...] = (
         Step(
             name=f"int8.{backend}",
             precision=INT8,
-            run=partial(int8.int8_by, backend),
+            run=partial(int8.int8_on_backend, backend),
             failure_stops=UNLESS_KEEP_GOING,
             after="int8",
         )
@@ -176,14 +176,14 @@ def export_bundle(
         "opset": OPSET,
         "chosen_activation": activation or checkpoint.chosen_activation,
         "chosen_relevant_label": None if relevant_label is None else checkpoint.relevant_label,
-        "unused_tensors": list(checkpoint.leftover),
+        "unused_tensors": list(checkpoint.unused_tensors),
         "warnings": list(checkpoint.warnings),
     }
     with published_directory(out, force=force) as directory:
         builder = BundleBuilder(directory, manifest_of(checkpoint, source))
         builder.write_text(TOKENIZER, without_truncation_and_padding(tokenizer.backend_tokenizer.to_str()))
         if INT8 in wanted:  # first, because this raises for too few pairs and other steps may take hours
-            calibration, judging = _calibrating_and_judging(calibration, judging)
+            calibration, judging = _split_queries(calibration, judging)
         judged = [*builtin_pairs(checkpoint.max_length), *(pairs or ())]
         context = ExportContext(
             checkpoint=checkpoint,
@@ -207,7 +207,7 @@ def export_bundle(
 def _check_truncation(context: ExportContext, tokenizer: Any, out: Path) -> None:
     """Raise ParityError unless pairs with too many tokens are truncated as in transformers.
 
-    Only token ids are compared. If a model has many positions, scoring its longest pairs needs too much memory (see `LONGEST`).
+    Only token ids are compared. If a model has many positions, scoring its longest pairs needs too much memory (see `MAX_WORDS`).
     """
     length = context.checkpoint.max_length
     pairs = overlong_pairs(length)
@@ -249,9 +249,7 @@ def _check_options(checkpoint: Checkpoint, exporter: str, wanted: Sequence[Preci
         )
 
 
-def _calibrating_and_judging(
-    calibration: CalibrationSet | None, judging: JudgingSet | None
-) -> tuple[CalibrationSet, JudgingSet]:
+def _split_queries(calibration: CalibrationSet | None, judging: JudgingSet | None) -> tuple[CalibrationSet, JudgingSet]:
     """Split the pairs into those that calibrate INT8 and the lists that judge it. The two share no query."""
     calibration = calibration or CalibrationSet.builtin()
     if judging is None:

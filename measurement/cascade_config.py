@@ -28,7 +28,7 @@ class CascadeConfig:
         return f"best {self.keep} of {self.first.label}"
 
     @property
-    def rest(self) -> str:
+    def rest_label(self) -> str:
         """The label of the row that ranks the passages that are not kept."""
         return self.first.label
 
@@ -38,9 +38,9 @@ class CascadeConfig:
         return [self.first, self.second]
 
     @property
-    def work(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """Everything that the exact scores depend on, as JSON."""
-        return {**self.second.work, "first": self.first.work, "keep": self.keep}
+        return {**self.second.fingerprint, "first": self.first.fingerprint, "keep": self.keep}
 
     @property
     def rank_options(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..engine.bundle.resolve import bundle_from_source
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import OptionError
 from ..engine.files.digests import content_sha256, sha256_of
-from ..engine.kernels.support import NARROW, judged_as
+from ..engine.kernels.support import NARROW, parity_key
 from ..engine.labels import label_number, need_label
 from ..engine.precision import Precision
 from ..engine.runtime.exact_ranking import score_error
@@ -24,7 +24,7 @@ from ..engine.text.windows import Windows
 CANDIDATES = "candidates"
 """Label of the row with the original order of the candidates."""
 
-FP32_ALONE = "--exact: FP32 is exact; name a cheaper precision too, as in --precision fp32,int8"
+EXACT_NEEDS_CHEAPER_PRECISION = "--exact: FP32 is exact; name a cheaper precision too, as in --precision fp32,int8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +45,9 @@ class Options:
 class ModelConfig:
     """A row of an evaluation or a benchmark. `label` is the bundle's name and the precision, such as `minilm-l6.fp32`.
 
-    With `top_k` the row is an exact ranking, which finds the best `top_k` of a list as FP32 ranks them; see `exactly`. Otherwise
-    the model scores the whole list. `rest` is the label of the row that ranks the passages that this one leaves out.
+    With `top_k` the row is an exact ranking, which finds the best `top_k` of a list as FP32 ranks them; see `with_exact_top_k`.
+    Otherwise the model scores the whole list. `rest_label` is the label of the row that ranks the passages that this one leaves
+    out.
     """
 
     label: str
@@ -54,18 +55,18 @@ class ModelConfig:
     execution: ExecutionConfig
     options: Options
     top_k: int | None = None
-    rest: str | None = None
+    rest_label: str | None = None
 
-    def exactly(self, top_k: int) -> "ModelConfig":
+    def with_exact_top_k(self, top_k: int) -> "ModelConfig":
         """Return the row in which this model makes exact rankings of the best `top_k`.
 
         Raises OptionError for FP32, and BundleError if the bundle has no FP32 model or lacks the model's score errors.
         """
         if self.precision is Precision.FP32:
-            raise OptionError(FP32_ALONE)
+            raise OptionError(EXACT_NEEDS_CHEAPER_PRECISION)
         score_error(self.bundle, self.execution)
         name, space, backend = self.label.partition(" ")  # a benchmark's label ends with the backend
-        return replace(self, label=f"{name}.exact{top_k}{space}{backend}", top_k=top_k, rest=self.label)
+        return replace(self, label=f"{name}.exact{top_k}{space}{backend}", top_k=top_k, rest_label=self.label)
 
     @property
     def method(self) -> str | None:
@@ -104,7 +105,7 @@ class ModelConfig:
         return f"{self.execution.backend} {backend_version(self.execution.backend)}, {self.execution.device}"
 
     @property
-    def work(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """Everything that the exact scores depend on, as JSON."""
         manifest = self.bundle.manifest
         file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision)
@@ -134,7 +135,7 @@ class ModelConfig:
         execution = self.execution
         if not (isinstance(execution, CpuConfig) and execution.native and self.precision is Precision.INT8):
             return {}
-        narrow = judged_as(execution.backend, self.precision) == NARROW
+        narrow = parity_key(execution.backend, self.precision) == NARROW
         return {
             "native weights": content_sha256(self.bundle.native_file(self.precision)),
             **({"activations": "7 bits"} if narrow else {}),

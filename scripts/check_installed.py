@@ -10,7 +10,7 @@ import sys
 from crossrt import CrossEncoder
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.hardware.cpus import instructions
-from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS
 from crossrt.engine.kernels.support import native_kind, why_not_native
 from crossrt.engine.native_library import load_library, native_library
 from crossrt.engine.precision import Precision
@@ -32,7 +32,7 @@ NEAR = 0.2
 def main(bundle: str) -> int:
     """Return the exit status."""
     present = instructions()
-    used = sorted({name for kind in KINDS for name in kind.instructions} & present)
+    used = sorted({name for kind in PROCESSOR_KINDS for name in kind.instructions} & present)
     print(f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}")
     print(f"instructions that kernels use: {' '.join(used) or 'none'}")
     file = native_library("native_wordpiece")

@@ -14,7 +14,7 @@ from pathlib import Path
 from crossrt import CrossEncoder
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.hardware import cpus
-from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS
 from crossrt.engine.kernels.support import native_kind, only_kinds
 from crossrt.engine.precision import Precision
 
@@ -22,7 +22,7 @@ QUERIES = ("how tall is a giraffe", "what does a heat pump cost to run")
 PASSAGES = Path(__file__).parents[1] / "demo/sample/passages.tsv"
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
 """How much logits may differ. In BF16 and INT8, sums in another order may round to another value."""
-ALIKE = [kind for kind in KINDS if kind.int8 == "exact"]
+ALIKE = [kind for kind in PROCESSOR_KINDS if kind.int8 == "exact"]
 """The kinds that differ only by rounding. Narrow INT8 has a different arithmetic."""
 
 

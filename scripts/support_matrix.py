@@ -9,7 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
-KINDS = runpy.run_path(str(ROOT / "engine/kernels/instruction_sets.py"))["KINDS"]
+KINDS = runpy.run_path(str(ROOT / "engine/kernels/instruction_sets.py"))["PROCESSOR_KINDS"]
 FLAGS = {name: kind.flags for name, kind in runpy.run_path(str(ROOT / "tests/processors.py"))["KINDS"].items()}
 """The instructions of each kind of processor that the tests can simulate."""
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")

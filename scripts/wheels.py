@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = Path("engine/kernels")
-KINDS = runpy.run_path(str(ROOT / KERNELS / "instruction_sets.py"))["KINDS"]
+PROCESSOR_KINDS = runpy.run_path(str(ROOT / KERNELS / "instruction_sets.py"))["PROCESSOR_KINDS"]
 FUNCTIONS = runpy.run_path(str(ROOT / "engine/native_functions.py"))["FUNCTIONS"]
 
 
@@ -105,7 +105,7 @@ def libraries(platform: Platform) -> list[Library]:
     """Return the libraries of a platform's wheel: the tokenizer, the processor's flags, and the kernels of its architecture."""
     kernels = (
         Library(kind.library, kind.source, "crossrt_interface", tuple(zig_flags(kind.compiler_flags)))
-        for kind in KINDS
+        for kind in PROCESSOR_KINDS
         if platform.machine in kind.machines
     )
     return [*PLAIN, *kernels]

@@ -5,13 +5,13 @@ import logging
 from time import perf_counter
 from typing import Any
 
-from .call import Call
 from .dialects.request_error import RequestError
-from .http.answer import Answer
 from .http.request_body import ClientGoneError, Receive, Send, read_body
-from .information import Information
+from .http.response import Response
+from .http_request import HttpRequest
+from .management import ManagementEndpoints
 from .request_log import RequestLog
-from .routes import CLIENT_GONE, OPEN, OTHER, SCORING, ScoringRoute
+from .routes import CLIENT_GONE, OTHER_PATHS, PUBLIC_PATHS, SCORING_ROUTES, ScoringRoute
 from .state import State
 from .tracing import open_tracer, trace_id
 
@@ -28,8 +28,8 @@ class App:
         self.state = state
         self.tracer = open_tracer(state.settings.otlp_endpoint)
         self._log = RequestLog(state.settings)
-        self.information = Information(state)
-        self._scoring = {route.path: route for route in SCORING}
+        self.management = ManagementEndpoints(state)
+        self._scoring = {route.path: route for route in SCORING_ROUTES}
         self._metrics = state.path_metrics
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -41,70 +41,72 @@ class App:
             # Some clients, such as Weaviate, append the path to an address that ends in a slash.
             path, method = "/" + scope["path"].lstrip("/"), scope["method"]
             route = self._scoring.get(path) if method == "POST" else None
-            await self._serve(Call(path, route, dict(scope["headers"])), method, receive, send)
+            await self._serve(HttpRequest(path, route, dict(scope["headers"])), method, receive, send)
         finally:
             self.state.in_progress -= 1
 
-    async def _serve(self, call: Call, method: str, receive: Receive, send: Send) -> None:
+    async def _serve(self, request: HttpRequest, method: str, receive: Receive, send: Send) -> None:
         """Answer a request, and record it in metrics, log and traces."""
         close = False
         try:
-            answer = await (
-                self._inform(call, method) if call.route is None else self._score(call, call.route, receive)
+            response = await (
+                self._manage(request, method) if request.route is None else self._score(request, request.route, receive)
             )
         except ClientGoneError:
-            call.status, call.reason = CLIENT_GONE, "the client closed the connection"
-            self._account(call)
+            request.status, request.reason = CLIENT_GONE, "the client closed the connection"
+            self._record(request)
             return
         except RequestError as refusal:
-            answer = self._refused(call, refusal)
+            response = self._error_response(request, refusal)
             close = refusal.kind in UNREAD
         except asyncio.CancelledError:
             if not self.state.draining:  # the code that runs this application cancelled the request
-                call.status, call.reason = CLIENT_GONE, "the request was cancelled"
-                self._account(call)
+                request.status, request.reason = CLIENT_GONE, "the request was cancelled"
+                self._record(request)
                 raise
             # uvicorn cancels the remaining requests after --shutdown-timeout. Its own answer would be a bare 500.
-            answer = self._refused(
-                call, RequestError("unhealthy", "the server ended before the request was done (--shutdown-timeout)")
+            response = self._error_response(
+                request, RequestError("unhealthy", "the server ended before the request was done (--shutdown-timeout)")
             )
         except Exception as error:
-            logger.exception("request %s failed by a fault of the server", call.id)
-            words = f"the server has a fault: {type(error).__name__}; its log has request {call.id}"
-            answer = self._refused(call, RequestError("internal", words))
-        answer.headers = [*answer.headers, (b"x-request-id", call.id.encode())]
-        await answer.send(send, close=close or self.state.draining, without_body=method == "HEAD")
-        self._account(call)
+            logger.exception("request %s failed by a fault of the server", request.id)
+            words = f"the server has a fault: {type(error).__name__}; its log has request {request.id}"
+            response = self._error_response(request, RequestError("internal", words))
+        response.headers = [*response.headers, (b"x-request-id", request.id.encode())]
+        await response.send(send, close=close or self.state.draining, without_body=method == "HEAD")
+        self._record(request)
 
-    def _refused(self, call: Call, refusal: RequestError) -> Answer:
-        return call.refused(refusal, self.state.settings.tei_validation_status)
+    def _error_response(self, request: HttpRequest, refusal: RequestError) -> Response:
+        return request.error_response(refusal, self.state.settings.tei_validation_status)
 
-    async def _score(self, call: Call, route: ScoringRoute, receive: Receive) -> Answer:
-        """Return the answer to a request for scores. Raises RequestError and ClientGoneError."""
+    async def _score(self, request: HttpRequest, route: ScoringRoute, receive: Receive) -> Response:
+        """Return the response to a request for scores. Raises RequestError and ClientGoneError."""
         state, settings = self.state, self.state.settings
-        state.keys.check(call.headers)
-        body = await read_body(receive, call.headers, most=settings.max_payload)
-        call.body = route.read(body)
-        job = call.body.job()
-        model = call.model = await state.opened(call.body.model)
-        seconds = call.seconds_left(settings.request_timeout)
+        state.keys.check(request.headers)
+        body = await read_body(receive, request.headers, max_bytes=settings.max_payload)
+        request.body = route.decode(body)
+        job = request.body.job()
+        model = request.model = await state.opened(request.body.model)
+        seconds = request.seconds_left(settings.request_timeout)
         outcome, run = await model.score(job, receive=receive, seconds=seconds)
-        return call.scored(outcome, run, model)
+        return request.scored_response(outcome, run, model)
 
-    async def _inform(self, call: Call, method: str) -> Answer:
-        """Return the answer to any other request. Raises RequestError."""
-        if call.path not in OPEN:
-            self.state.keys.check(call.headers)
-        answer = await self.information.answer(method, call.path)
-        call.status = answer.status
-        return answer
+    async def _manage(self, request: HttpRequest, method: str) -> Response:
+        """Return the response to any other request. Raises RequestError."""
+        if request.path not in PUBLIC_PATHS:
+            self.state.keys.check(request.headers)
+        response = await self.management.respond(method, request.path)
+        request.status = response.status
+        return response
 
-    def _account(self, call: Call) -> None:
-        self._metrics.get(call.path, self._metrics[OTHER]).count(call.status, perf_counter() - call.started)
-        if call.model is not None and call.run is not None and call.outcome is not None:
-            self.state.model_metrics[call.model.name].count(call.run, call.outcome)
-        if self._log.wants(call.path, call.status):
-            trace = trace_id(call.headers.get(b"traceparent"))
-            self._log.write(call.log_fields(texts=self._log.texts, trace=trace), call.status)
-        if call.route is not None:
-            self.tracer.record(call.path, call.started, call.status, call.headers, call.run)
+    def _record(self, request: HttpRequest) -> None:
+        self._metrics.get(request.path, self._metrics[OTHER_PATHS]).count(
+            request.status, perf_counter() - request.started
+        )
+        if request.model is not None and request.run is not None and request.outcome is not None:
+            self.state.model_metrics[request.model.name].count(request.run, request.outcome)
+        if self._log.wants(request.path, request.status):
+            trace = trace_id(request.headers.get(b"traceparent"))
+            self._log.write(request.log_fields(texts=self._log.texts, trace=trace), request.status)
+        if request.route is not None:
+            self.tracer.record(request.path, request.started, request.status, request.headers, request.run)

@@ -21,10 +21,10 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from .buffered_histogram import BufferedHistogram
 from .dialects.job import Outcome
-from .models.scoring import Run
+from .models.job_scorer import JobRun
 from .models.served_model import ServedModel
-from .observed import Observed
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a creation time for each counter would double the number of series
 
@@ -65,7 +65,7 @@ class PathMetrics:
     def __init__(self, path: str, statuses: Iterable[int]) -> None:
         """Take the usual statuses of the path's answers. Others are registered when they first occur."""
         self._path = path
-        self._seconds = Observed(REQUEST_SECONDS.labels(path), SECONDS)
+        self._seconds = BufferedHistogram(REQUEST_SECONDS.labels(path), SECONDS)
         self._counters = {status: REQUESTS.labels(path, str(status)) for status in sorted(statuses)}
         self._counts = dict.fromkeys(self._counters, 0)
 
@@ -89,18 +89,18 @@ class ModelMetrics:
 
     def __init__(self, model: ServedModel) -> None:
         self._model, name = model, model.name
-        self._queue_seconds = Observed(QUEUE_SECONDS.labels(name), SECONDS)
-        self._tokenization_seconds = Observed(TOKENIZATION_SECONDS.labels(name), SECONDS)
-        self._scoring_seconds = Observed(SCORING_SECONDS.labels(name), SECONDS)
-        self._texts = Observed(REQUEST_TEXTS.labels(name), TEXTS)
-        self._tokens = Observed(REQUEST_TOKENS.labels(name), TOKENS)
+        self._queue_seconds = BufferedHistogram(QUEUE_SECONDS.labels(name), SECONDS)
+        self._tokenization_seconds = BufferedHistogram(TOKENIZATION_SECONDS.labels(name), SECONDS)
+        self._scoring_seconds = BufferedHistogram(SCORING_SECONDS.labels(name), SECONDS)
+        self._texts = BufferedHistogram(REQUEST_TEXTS.labels(name), TEXTS)
+        self._tokens = BufferedHistogram(REQUEST_TOKENS.labels(name), TOKENS)
         self._truncated_texts, self._truncated_tokens = TRUNCATED_TEXTS.labels(name), TRUNCATED_TOKENS.labels(name)
         self._reloads = {outcome: RELOADS.labels(name, outcome) for outcome in ("done", "failed")}
         self._gauges = [
             each.labels(name) for each in (QUEUE_REQUESTS, QUEUE_TOKENS, QUEUE_LIMIT, TOKENS_PER_SECOND, READY)
         ]
 
-    def count(self, run: Run, outcome: Outcome) -> None:
+    def count(self, run: JobRun, outcome: Outcome) -> None:
         """Count a job that was scored."""
         self._queue_seconds.add(run.began - run.accepted)
         self._tokenization_seconds.add(run.tokenized - run.began)
@@ -131,7 +131,7 @@ class ModelMetrics:
             gauge.set(value)
 
 
-class BorrowedGauges:
+class CompatibilityGauges:
     """Gauges with the names of TEI and vLLM, for dashboards and autoscalers that were made for these servers.
 
     TEI queues each text separately, so `te_queue_size` counts texts. Its `te_batch_next_size` and `te_batch_next_tokens` are

@@ -12,7 +12,7 @@ from .dialects.ranking import Ranking
 from .dialects.request_error import EitherError, ObjectError, TeiError
 from .dialects.scoring import ScoreBody
 from .dialects.tei import TeiPredict, TeiRerank
-from .routes import OPEN, PROBES, READING, RELOAD, SCORING, ScoringRoute
+from .routes import GET_PATHS, PROBES, PUBLIC_PATHS, RELOAD, SCORING_ROUTES, ScoringRoute
 
 EXAMPLES: dict[type[Body], Any] = {
     TeiRerank: {"query": "how tall is k2", "texts": ["K2 is 8,611 metres high.", "Berlin is a city."]},
@@ -41,14 +41,19 @@ REFUSALS = {
 
 def document(*, needs_key: bool) -> dict[str, Any]:
     """Return the description as a value for JSON."""
-    types = [*(t for route in SCORING for t in (*route.takes, *route.gives)), ObjectError, TeiError, EitherError]
+    types = [
+        *(t for route in SCORING_ROUTES for t in (*route.request_types, *route.response_types)),
+        ObjectError,
+        TeiError,
+        EitherError,
+    ]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     named = dict(zip(map(str, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for route in SCORING:
+    for route in SCORING_ROUTES:
         paths.setdefault(route.path, {})["post"] = _scoring(route, named, needs_key)
-    for path, says in {**PROBES, **READING}.items():
-        paths.setdefault(path, {})["get"] = _reading(path, says, named, needs_key)
+    for path, summary in {**PROBES, **GET_PATHS}.items():
+        paths.setdefault(path, {})["get"] = _reading(path, summary, named, needs_key)
     if needs_key:
         paths[RELOAD] = {"post": _reload(named)}
     return {
@@ -66,7 +71,7 @@ def document(*, needs_key: bool) -> dict[str, Any]:
 def _scoring(route: ScoringRoute, named: dict[str, Any], needs_key: bool) -> dict[str, Any]:
     errors = _errors(named, route)
     return {
-        "summary": route.says,
+        "summary": route.summary,
         "parameters": [
             _header("x-request-id", "Returned in the answer and written to the log", {"type": "string"}),
             _header(
@@ -79,14 +84,14 @@ def _scoring(route: ScoringRoute, named: dict[str, Any], needs_key: bool) -> dic
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": _any([named[str(each)] for each in route.takes]),
-                    "examples": {each.__name__: {"value": EXAMPLES[each]} for each in route.takes},
+                    "schema": _any([named[str(each)] for each in route.request_types]),
+                    "examples": {each.__name__: {"value": EXAMPLES[each]} for each in route.request_types},
                 }
             },
         },
         "responses": {
-            "200": _json("Scores", _any([named[str(each)] for each in route.gives])),
-            **{status: _json(says, _any(errors)) for status, says in sorted(REFUSALS.items())},
+            "200": _json("Scores", _any([named[str(each)] for each in route.response_types])),
+            **{status: _json(description, _any(errors)) for status, description in sorted(REFUSALS.items())},
             **_unauthorized(errors, needs_key),
         },
         **_security(needs_key),
@@ -97,13 +102,13 @@ def _errors(named: dict[str, Any], route: ScoringRoute) -> list[Any]:
     """Return the schemas of a route's errors, for each of its dialects and for requests whose dialect is not known."""
     forms: tuple[type[msgspec.Struct], ...] = (ObjectError,)
     if route.tei:
-        forms = (TeiError,) if len(route.takes) == 1 else (TeiError, ObjectError)
+        forms = (TeiError,) if len(route.request_types) == 1 else (TeiError, ObjectError)
     elif route.tei is None:
         forms = (ObjectError, TeiError, EitherError)
     return [named[str(each)] for each in forms]
 
 
-def _reading(path: str, says: str, named: dict[str, Any], needs_key: bool) -> dict[str, Any]:
+def _reading(path: str, summary: str, named: dict[str, Any], needs_key: bool) -> dict[str, Any]:
     responses: dict[str, Any] = {"200": _json("As said above", {})}
     if path in ("/metrics", "/docs", "/"):
         responses["200"]["content"] = {
@@ -111,9 +116,9 @@ def _reading(path: str, says: str, named: dict[str, Any], needs_key: bool) -> di
         }
     if path in PROBES:
         responses["503"] = _json("Not ready; the body says why", named[str(ObjectError)])
-    closed = needs_key and path not in OPEN
+    closed = needs_key and path not in PUBLIC_PATHS
     errors = [named[str(ObjectError)]]
-    return {"summary": says, "responses": responses | _unauthorized(errors, closed), **_security(closed)}
+    return {"summary": summary, "responses": responses | _unauthorized(errors, closed), **_security(closed)}
 
 
 def _reload(named: dict[str, Any]) -> dict[str, Any]:
@@ -132,12 +137,12 @@ def _any(schemas: list[Any]) -> Any:
     return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
-def _json(says: str, schema: Any) -> dict[str, Any]:
-    return {"description": says, "content": {"application/json": {"schema": schema}}}
+def _json(description: str, schema: Any) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _header(name: str, says: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "description": says, "schema": schema}
+def _header(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
 
 def _unauthorized(errors: list[Any], needed: bool) -> dict[str, Any]:

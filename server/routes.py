@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .dialects.body import Body
+from .dialects.decoding import decode_rerank, decoder_of
 from .dialects.documents import Rerank, RerankAnswer
 from .dialects.infinity import InfinityRerank
 from .dialects.ranking import Ranking, RankingAnswer
-from .dialects.reading import read_rerank, reader
-from .dialects.request_error import KINDS
+from .dialects.request_error import ERROR_KINDS
 from .dialects.scoring import ScoreAnswer, ScoreBody
 from .dialects.tei import Prediction, Rank, TeiPredict, TeiRerank
 
@@ -17,16 +17,16 @@ from .dialects.tei import Prediction, Rank, TeiPredict, TeiRerank
 class ScoringRoute:
     """A path to which texts are posted.
 
-    `takes` and `gives` are the types of its bodies and answers. `documents` tells whether results hold their documents if the
-    client does not say. `api_version` is what Cohere's client reads. `tei` tells whether errors are TEI's if the body could not
-    be read, or is None if clients of several dialects use the path.
+    `request_types` and `response_types` are the types of its bodies. `documents` tells whether results hold their documents if
+    the client does not say. `api_version` is what Cohere's client reads. `tei` tells whether errors are TEI's if the body could
+    not be read, or is None if clients of several dialects use the path.
     """
 
     path: str
-    says: str
-    read: Callable[[bytes], Body]
-    takes: tuple[type[Body], ...]
-    gives: tuple[object, ...]
+    summary: str
+    decode: Callable[[bytes], Body]
+    request_types: tuple[type[Body], ...]
+    response_types: tuple[object, ...]
     documents: bool = False
     api_version: str = "2"
     tei: bool | None = False
@@ -34,60 +34,62 @@ class ScoringRoute:
 
 _rerank = ScoringRoute(
     path="/rerank",
-    says="Rank texts for a query: TEI's `texts`, or `documents` as Cohere, Jina, Voyage and vLLM send them",
-    read=read_rerank,
-    takes=(TeiRerank, Rerank),
-    gives=(list[Rank], RerankAnswer),
+    summary="Rank texts for a query: TEI's `texts`, or `documents` as Cohere, Jina, Voyage and vLLM send them",
+    decode=decode_rerank,
+    request_types=(TeiRerank, Rerank),
+    response_types=(list[Rank], RerankAnswer),
     documents=True,
     tei=None,
 )
 _v1 = ScoringRoute(
     path="/v1/rerank",
-    says="Rank documents as Cohere's version 1, Jina, Voyage and vLLM do",
-    read=reader(Rerank),
-    takes=(Rerank,),
-    gives=(RerankAnswer,),
+    summary="Rank documents as Cohere's version 1, Jina, Voyage and vLLM do",
+    decode=decoder_of(Rerank),
+    request_types=(Rerank,),
+    response_types=(RerankAnswer,),
     documents=True,
     api_version="1",
 )
 _score = ScoringRoute(
     path="/score",
-    says="Score pairs of texts in their order, as vLLM does",
-    read=reader(ScoreBody),
-    takes=(ScoreBody,),
-    gives=(ScoreAnswer,),
+    summary="Score pairs of texts in their order, as vLLM does",
+    decode=decoder_of(ScoreBody),
+    request_types=(ScoreBody,),
+    response_types=(ScoreAnswer,),
 )
 
-SCORING = (
+SCORING_ROUTES = (
     _rerank,
-    replace(_rerank, path="/", says="The same as /rerank, as in TEI", tei=True),
-    replace(_rerank, path="/invocations", says="The same as /rerank, for SageMaker", tei=True),
+    replace(_rerank, path="/", summary="The same as /rerank, as in TEI", tei=True),
+    replace(_rerank, path="/invocations", summary="The same as /rerank, for SageMaker", tei=True),
     _v1,
-    replace(_v1, path="/v2/rerank", says="Rank documents as Cohere's version 2 does", documents=False, api_version="2"),
-    replace(_v1, path="/v3/rerank", says="Rank documents as OpenVINO Model Server does", documents=False),
+    replace(
+        _v1, path="/v2/rerank", summary="Rank documents as Cohere's version 2 does", documents=False, api_version="2"
+    ),
+    replace(_v1, path="/v3/rerank", summary="Rank documents as OpenVINO Model Server does", documents=False),
     ScoringRoute(
         path="/infinity/rerank",
-        says="Rank documents as Infinity does, with documents as bare strings",
-        read=reader(InfinityRerank),
-        takes=(InfinityRerank,),
-        gives=(RerankAnswer,),
+        summary="Rank documents as Infinity does, with documents as bare strings",
+        decode=decoder_of(InfinityRerank),
+        request_types=(InfinityRerank,),
+        response_types=(RerankAnswer,),
     ),
     _score,
     replace(_score, path="/v1/score"),
     ScoringRoute(
         path="/predict",
-        says="Score the labels of pairs of texts, as TEI does",
-        read=reader(TeiPredict),
-        takes=(TeiPredict,),
-        gives=(list[Prediction], list[list[Prediction]]),
+        summary="Score the labels of pairs of texts, as TEI does",
+        decode=decoder_of(TeiPredict),
+        request_types=(TeiPredict,),
+        response_types=(list[Prediction], list[list[Prediction]]),
         tei=True,
     ),
     ScoringRoute(
         path="/v1/ranking",
-        says="Rank passages as NVIDIA's NIM does",
-        read=reader(Ranking),
-        takes=(Ranking,),
-        gives=(RankingAnswer,),
+        summary="Rank passages as NVIDIA's NIM does",
+        decode=decoder_of(Ranking),
+        request_types=(Ranking,),
+        response_types=(RankingAnswer,),
     ),
 )
 """The paths that score."""
@@ -105,7 +107,7 @@ PROBES = {
 }
 LIVENESS = ("/livez", "/v2/health/live")
 """Probes that do not ask the models."""
-READING = {
+GET_PATHS = {
     "/info": "The model and its limits, as TEI tells them",
     "/v1/models": "The served models, as OpenAI lists them",
     "/metrics": "Metrics for Prometheus",
@@ -113,22 +115,22 @@ READING = {
     "/": "The same as /docs",
     "/docs": "A page that shows this description and can try a request",
 }
-OPEN = frozenset({*PROBES, "/", "/metrics", "/openapi.json", "/docs"})
+PUBLIC_PATHS = frozenset({*PROBES, "/", "/metrics", "/openapi.json", "/docs"})
 """Paths that need no key."""
 RELOAD = "/admin/reload"
-OTHER = "other"
+OTHER_PATHS = "other"
 """The name of all unknown paths in metrics."""
 
 
 def statuses() -> dict[str, set[int]]:
     """Return the statuses that answers can have, by path. In TEI's dialect `validation` adds another one: see `Settings`."""
-    scoring = {200, CLIENT_GONE, *(kind.status for kind in KINDS.values())}
+    scoring = {200, CLIENT_GONE, *(kind.status for kind in ERROR_KINDS.values())}
     reading, probing = {200, 401, 405, 500}, {200, 405, 500}
-    found = {route.path: set(scoring) for route in SCORING}
-    for path in (*PROBES, *READING, RELOAD, OTHER):
-        found.setdefault(path, set()).update(probing if path in OPEN else reading)
+    found = {route.path: set(scoring) for route in SCORING_ROUTES}
+    for path in (*PROBES, *GET_PATHS, RELOAD, OTHER_PATHS):
+        found.setdefault(path, set()).update(probing if path in PUBLIC_PATHS else reading)
         if path in PROBES and path not in LIVENESS:
             found[path].add(503)
     found[RELOAD] |= {404, 503}
-    found[OTHER] = {401, 404, 500}
+    found[OTHER_PATHS] = {401, 404, 500}
     return found

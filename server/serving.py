@@ -16,8 +16,8 @@ from starlette.middleware.cors import CORSMiddleware
 from ..engine.cross_encoder import CrossEncoder
 from .app import App
 from .http.api_keys import ApiKeys
-from .http.listening import address, bound
-from .http.slow_clients import Connection, Patience, close_slow
+from .http.listening import address, listening_socket
+from .http.slow_clients import ClientTimeouts, Connection, close_slow
 from .models.model_settings import ModelSettings
 from .models.served_model import Opener, ServedModel
 from .request_log import configure
@@ -52,7 +52,7 @@ def serve(
     _raise_descriptor_limit()
     keys = ApiKeys(settings.api_keys)
     tls = settings.tls()
-    listening = bound(settings.host, settings.port, settings.uds) if listening is None else listening
+    listening = listening_socket(settings.host, settings.port, settings.uds) if listening is None else listening
     with asyncio.Runner(loop_factory=uvicorn.Config(_nothing, log_config=None).get_loop_factory()) as runner:
         runner.run(_serve(settings, listening, keys, opener, tls is not None, parent))
 
@@ -65,7 +65,7 @@ async def check(settings: Settings, *, opener: Opener = opened) -> None:
     """
     ApiKeys(settings.api_keys)
     settings.tls()
-    listening = bound(settings.host, settings.port, settings.uds)
+    listening = listening_socket(settings.host, settings.port, settings.uds)
     listening.close()
     if settings.uds is not None:
         settings.uds.unlink()
@@ -106,7 +106,7 @@ class Server(uvicorn.Server):
         self._settings, self._state, self._app, self._where, self._parent = settings, state, app, where, parent
         super().__init__(_config(settings, app))
         self._signals = 0
-        self._patience = Patience(
+        self._timeouts = ClientTimeouts(
             headers=settings.header_timeout, body=settings.body_timeout, answer=settings.write_timeout
         )
 
@@ -123,15 +123,15 @@ class Server(uvicorn.Server):
         """Start to accept connections, then log the address. See `uvicorn.Server.startup`."""
         await super().startup(sockets)
         if self._parent is not None:
-            information = self._app.information
-            information.reload_all = WorkerLink(self._parent, information).reload_all
+            management = self._app.management
+            management.reload_all = WorkerLink(self._parent, management).reload_all
         logger.info("serving on %s", self._where)
 
     async def on_tick(self, counter: int) -> bool:
         """Check connections and refresh metrics once a second. See `uvicorn.Server.on_tick`."""
         if counter % 10 == 0:
             connections: Any = self.server_state.connections
-            close_slow(list(connections), self._patience, asyncio.get_running_loop().time())
+            close_slow(list(connections), self._timeouts, asyncio.get_running_loop().time())
             self._state.refresh_metrics()
         return await super().on_tick(counter)
 
@@ -152,7 +152,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _reload(self) -> None:
-        self._reloading = asyncio.create_task(self._app.information.reload())
+        self._reloading = asyncio.create_task(self._app.management.reload())
 
 
 def _config(settings: Settings, app: App) -> uvicorn.Config:

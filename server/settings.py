@@ -64,7 +64,7 @@ class Settings:
         if not 0 <= self.port <= 65535:
             raise OptionError(f"--port {self.port}: give 0 to 65535")
         for name in ("workers", "max_payload"):
-            whole(name, getattr(self, name), least=1)
+            whole(name, getattr(self, name), minimum=1)
         for name in ("request_timeout", "header_timeout", "body_timeout", "write_timeout", "keep_alive"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: give seconds, more than 0")

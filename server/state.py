@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from .dialects.request_error import RequestError
 from .http.api_keys import ApiKeys
-from .metrics import IN_PROGRESS, BorrowedGauges, ModelMetrics, PathMetrics
+from .metrics import IN_PROGRESS, CompatibilityGauges, ModelMetrics, PathMetrics
 from .models.served_model import ServedModel
-from .routes import SCORING, statuses
+from .routes import SCORING_ROUTES, statuses
 from .settings import Settings
 
 
@@ -25,13 +25,13 @@ class State:
         connections."""
         self.in_progress = 0
         """Number of requests without an answer yet."""
-        tei_paths = {route.path for route in SCORING if route.tei is not False}
+        tei_paths = {route.path for route in SCORING_ROUTES if route.tei is not False}
         self.path_metrics = {
             path: PathMetrics(path, {*codes, settings.tei_validation_status} if path in tei_paths else codes)
             for path, codes in statuses().items()
         }
         self.model_metrics = {model.name: ModelMetrics(model) for model in models}
-        self._borrowed = BorrowedGauges(settings.gauges, models)
+        self._borrowed = CompatibilityGauges(settings.gauges, models)
         self._first = models[0]
 
     def model(self, name: str | None) -> ServedModel:

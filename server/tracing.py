@@ -5,7 +5,7 @@ from time import perf_counter, time_ns
 from typing import Any, Protocol
 
 from ..engine.errors import BackendError
-from .models.scoring import Run
+from .models.job_scorer import JobRun
 
 TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
@@ -19,7 +19,7 @@ def trace_id(traceparent: bytes | None) -> str | None:
 class Tracer(Protocol):
     """Records finished requests."""
 
-    def record(self, path: str, started: float, status: int, headers: dict[bytes, bytes], run: Run | None) -> None:
+    def record(self, path: str, started: float, status: int, headers: dict[bytes, bytes], run: JobRun | None) -> None:
         """Record a request that began at the `perf_counter` time `started`, with the parts of its job."""
 
     def close(self) -> None:
@@ -29,7 +29,7 @@ class Tracer(Protocol):
 class NoTracer:
     """Records nothing."""
 
-    def record(self, path: str, started: float, status: int, headers: dict[bytes, bytes], run: Run | None) -> None:
+    def record(self, path: str, started: float, status: int, headers: dict[bytes, bytes], run: JobRun | None) -> None:
         """See `Tracer.record`."""
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class OtlpTracer:
         self._propagator = TraceContextTextMapPropagator()
         self._trace: Any = trace
 
-    def record(self, path: str, started: float, status: int, headers: dict[bytes, bytes], run: Run | None) -> None:
+    def record(self, path: str, started: float, status: int, headers: dict[bytes, bytes], run: JobRun | None) -> None:
         """See `Tracer.record`."""
         shift = time_ns() - int(perf_counter() * 1e9)
         names = ("traceparent", "tracestate")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Pipe: TypeAlias = Connection[Any, Any]
 else:
     Pipe = Connection  # not generic before Python 3.13
-Done: TypeAlias = dict[str, str]
+ReloadResults: TypeAlias = dict[str, str]
 """What a reload did, by model: `opened`, `unchanged`, or `kept` with the reason."""
 
 
@@ -38,14 +38,14 @@ class Reload:
 class Reloaded:
     """From a worker: what it did. To the worker that asked: what all workers did."""
 
-    done: Done
+    done: ReloadResults
 
 
 class Reloader(Protocol):
-    """The part of `Information` that `WorkerLink` uses."""
+    """The part of `ManagementEndpoints` that `WorkerLink` uses."""
 
-    async def reload(self, *, force: bool = False) -> Done:
-        """See `Information.reload`."""
+    async def reload(self, *, force: bool = False) -> ReloadResults:
+        """See `ManagementEndpoints.reload`."""
 
 
 class WorkerLink:
@@ -55,15 +55,15 @@ class WorkerLink:
         """Tell the parent that this worker serves, and from now on handle its messages."""
         self._connection, self._reloader = connection, reloader
         self._loop = asyncio.get_running_loop()
-        self._asked: deque[asyncio.Future[Done]] = deque()
+        self._asked: deque[asyncio.Future[ReloadResults]] = deque()
         """Futures of callers that wait until all workers have reloaded. The parent answers in the same order."""
         self._reloading: set[asyncio.Task[None]] = set()
         self._loop.add_reader(connection.fileno(), self._receive)
         connection.send(Serving())
 
-    async def reload_all(self) -> Done:
+    async def reload_all(self) -> ReloadResults:
         """Make all workers open their bundles and read the keys again. Raises RequestError if the parent has died."""
-        future: asyncio.Future[Done] = self._loop.create_future()
+        future: asyncio.Future[ReloadResults] = self._loop.create_future()
         try:
             self._connection.send(Reload(force=True))
         except OSError as error:
@@ -91,7 +91,7 @@ class WorkerLink:
         self._connection.send(Reloaded(await self._reloader.reload(force=force)))
 
 
-class Reloads:
+class ReloadCoordinator:
     """The parent's record of reloads, which happen one after the other. Workers are identified by number."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Reloads:
         self._asker: int | None = None
         self._missing: set[int] = set()
         """Workers that have not answered yet."""
-        self._answers: list[Done] = []
+        self._answers: list[ReloadResults] = []
 
     def ask(self, force: bool, asker: int | None = None) -> None:
         """Note that all workers must reload, and which worker to answer. `asker` is None if a signal asked."""
@@ -113,7 +113,7 @@ class Reloads:
         self._missing, self._answers = set(workers), []
         return Reload(force=force)
 
-    def answered(self, worker: int, done: Done) -> tuple[int, Reloaded] | None:
+    def answered(self, worker: int, done: ReloadResults) -> tuple[int, Reloaded] | None:
         """Note what a worker did. Once all have answered, return the worker to answer and the answer."""
         self._answers.append(done)
         return self._without(worker)
@@ -132,9 +132,9 @@ class Reloads:
         return self._asker, Reloaded(joined(self._answers))
 
 
-def joined(answers: Sequence[Done]) -> Done:
+def joined(answers: Sequence[ReloadResults]) -> ReloadResults:
     """Return what all workers did, by model. If some could not open a model, it counts as kept."""
-    found: Done = {}
+    found: ReloadResults = {}
     for name in dict.fromkeys(name for done in answers for name in done):
         told = [done[name] for done in answers if name in done]
         kept = [what for what in told if what.startswith("kept")]

@@ -15,15 +15,15 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ..engine.errors import CrossrtError
-from .http.listening import address, bound
+from .http.listening import address, listening_socket
 from .request_log import configure
 from .serving import serve
 from .settings import Settings
-from .worker_link import Pipe, Reload, Reloaded, Reloads, Serving
+from .worker_link import Pipe, Reload, ReloadCoordinator, Reloaded, Serving
 
 logger = logging.getLogger("crossrt.server")
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
 """Seconds until a worker that could not start is started again. Each pause is twice as long as the one before."""
 
 
@@ -31,10 +31,10 @@ def supervise(settings: Settings) -> None:
     """Run workers until SIGTERM or SIGINT, and replace workers that die. Signals are passed on to all workers.
 
     A worker that cannot start, for example because its bundle is being replaced, is started again later while the others serve.
-    Raises the errors of `bound`. Exits with 1 if no worker could ever start.
+    Raises the errors of `listening_socket`. Exits with 1 if no worker could ever start.
     """
     configure(settings)
-    listening = bound(settings.host, settings.port, settings.uds)
+    listening = listening_socket(settings.host, settings.port, settings.uds)
     logger.info("%d workers on %s", settings.workers, address(listening, tls=settings.tls_key is not None))
     folder = tempfile.mkdtemp(prefix="crossrt-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
@@ -67,7 +67,7 @@ class _Workers:
         """The last pause of each worker that could not start, by number."""
         self._served = False
         """Whether any worker has ever served."""
-        self._reloads = Reloads()
+        self._reloads = ReloadCoordinator()
         self._woken, self._wake = multiprocessing.Pipe(duplex=False)
         """A pipe through which a signal handler ends the wait for workers."""
         self._ending = False
@@ -145,7 +145,7 @@ class _Workers:
                 logger.error("no worker could start; ending")
                 self._due.clear()
             else:
-                pause = min(2 * self._pauses.get(number, FIRST_PAUSE / 2), LONGEST_PAUSE)
+                pause = min(2 * self._pauses.get(number, FIRST_PAUSE / 2), MAX_PAUSE)
                 self._pauses[number], self._due[number] = pause, time.monotonic() + pause
                 logger.error("a worker could not start, status %s; trying again in %g s", status, pause)
 

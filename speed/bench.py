@@ -14,12 +14,12 @@ from ..engine.files.digests import sha256_of
 from ..engine.precision import Precision
 from ..measurement.environment import commit, machine, versions
 from ..measurement.model_config import ModelConfig
+from .bench_configs import Missing
 from .ceiling.ceilings import SECONDS, again, ceilings
 from .ceiling.probe import Probe
 from .ceiling.shares import with_shares
 from .child import first_score_s, peak_mb
 from .figures import identity, reference_of, speed_of
-from .lineup import Missing
 from .measure import Floats, Plan, Row, measure, opened, warm_up
 from .result.speeds import Ceiling, Curve, Speed, Speeds, Spread, Workload
 from .scaling import curves_of, need_scipy

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration.judging_set import QUERIES
+from ..calibration.judging_set import MIN_QUERIES
 from ..calibration.ranking import top_overlap
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.errors import BackendError
@@ -126,7 +126,7 @@ def difference_of(row: Row, reference: Sequence[Floats]) -> Difference:
     return Difference(
         max_abs=float(differences.max()),
         mean_abs=float(differences.mean()),
-        top10_overlap=float(np.mean(overlaps)) if len(overlaps) >= QUERIES else None,
+        top10_overlap=float(np.mean(overlaps)) if len(overlaps) >= MIN_QUERIES else None,
         reference=[float(value) for value in theirs[:SAMPLE, label]],
         logits=[float(value) for value in ours[:SAMPLE, label]],
     )
@@ -147,7 +147,7 @@ def difference_of_best(row: Row, reference: Sequence[Floats]) -> Difference:
     return Difference(
         max_abs=max(differences),
         mean_abs=float(np.mean(differences)),
-        top10_overlap=float(np.mean(overlaps)) if len(overlaps) >= QUERIES else None,
+        top10_overlap=float(np.mean(overlaps)) if len(overlaps) >= MIN_QUERIES else None,
         reference=[],
         logits=[],
     )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration.judging_set import QUERIES
+from ..calibration.judging_set import MIN_QUERIES
 from ..engine.cross_encoder import CrossEncoder
 from ..engine.text.encoded_pairs import EncodedPairs
 from ..engine.text.tokenizer import read_tokenizer
@@ -20,7 +20,7 @@ LIST = 100
 """Number of passages in a request that measures throughput."""
 LATENCY_SECONDS = 3.0
 """Seconds for which requests of one size are repeated for each row, within `Plan.least_requests` and MOST_REQUESTS."""
-MOST_REQUESTS = 100
+MAX_REQUESTS = 100
 
 Floats = npt.NDArray[np.float32]
 Found = TypeVar("Found")
@@ -43,7 +43,7 @@ class Plan:
     starts: int = 5
     memory: bool = True
     alone: bool = True
-    judged: int = QUERIES
+    judged: int = MIN_QUERIES
     least_requests: int = 3
     latency_s: float = LATENCY_SECONDS
 
@@ -117,7 +117,7 @@ def opened(config: ModelConfig, texts: Texts, plan: Plan) -> Row:
 
 def _requests_of(count: int, plan: Plan) -> int:
     """Return the number of different requests of one size. Small ones vary more in total length, so there are more of them."""
-    return max(plan.lists, min(MOST_REQUESTS, 1000 // count))
+    return max(plan.lists, min(MAX_REQUESTS, 1000 // count))
 
 
 def warm_up(row: Row) -> None:
@@ -166,7 +166,7 @@ def _latencies(rows: Sequence[Row], count: int, plan: Plan, probe: Probe) -> Non
     """Time one query with `count` passages until each row has had its share of time, but at least `plan.least_requests` times."""
     taken = 0.0
     number = 0
-    while number < MOST_REQUESTS and (number < plan.least_requests or taken < plan.latency_s * len(rows)):
+    while number < MAX_REQUESTS and (number < plan.least_requests or taken < plan.latency_s * len(rows)):
         if number % 10 == 0:
             probe.run()
         for row in _turned(rows, number):

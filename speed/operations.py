@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.batching.plan import MOST_TOKENS, plan_batches
+from ..engine.batching.plan import MAX_TOKENS, plan_batches
 from ..engine.bundle.bundle import Bundle
 from ..engine.selection.execution_config import CpuConfig
 
@@ -36,7 +36,7 @@ def padding_of(config: CpuConfig, positions: int, lengths: Lengths, *, batch_siz
         lengths,
         batch_size=min(batch_size, config.batch_size),
         streams=config.streams,
-        max_tokens=MOST_TOKENS,
-        few_shapes_to=positions,
+        max_tokens=MAX_TOKENS,
+        bucket_up_to=positions,
     )
     return made.padding_waste

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from crossrt.engine.bundle.manifest import MANIFEST, ONNX_FILES, BundleFile
-from crossrt.engine.bundle.score_error import ScoreError
+from crossrt.engine.bundle.score_error import ScoreErrorStats
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.files.digests import sha256_of
@@ -295,7 +295,7 @@ def make_rounded(
                 scores.append(
                     model.relevance(model.logits([(QUERY, text) for text in passages(500, seed=99)]), "identity")
                 )
-        manifest["models"]["int8"]["score_errors"] = {"onnxruntime": asdict(ScoreError.of(*scores))}
+        manifest["models"]["int8"]["score_errors"] = {"onnxruntime": asdict(ScoreErrorStats.of(*scores))}
         (path / MANIFEST).write_text(json.dumps(manifest))
         return path
 

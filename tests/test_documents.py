@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(
-    r"`((?:engine|integrations|export|calibration|measurement|evaluation|speed|report|distributed|commands|scripts|tests|benchmarks)/[\w./]+)`"
+    r"`((?:engine|integrations|export|calibration|measurement|evaluation|speed|report|server|distributed|commands|scripts|tests|benchmarks)/[\w./]+)`"
 )
 
 

@@ -20,7 +20,7 @@ from ..cuda.cuda import Cuda, DeviceBuffer, PinnedBuffer, Stream, laid_out
 from ..cuda.cuda_kernels import CudaKernels
 from ..errors import BackendError
 from ..precision import Precision
-from .native_cuda_encoders import BertContext, Kernels, ModernBertContext, NativeGpuContext, OneProduct
+from .native_cuda_encoders import BertContext, Kernels, ModernBertContext, NativeGpuContext, PreparedProduct
 
 MAX_TOKENS = 32_768
 """Tokens of the largest batch. Smaller batches take longer per token; see docs/decisions/0015."""
@@ -32,10 +32,10 @@ CONTEXTS = {"bert": BertContext, "modernbert": ModernBertContext}
 """Architecture -> the context that computes it."""
 
 
-class Products(Protocol):
+class ProductLibrary(Protocol):
     """See `Cublas`."""
 
-    def product(self, kind: ProductKind) -> OneProduct:
+    def product(self, kind: ProductKind) -> PreparedProduct:
         """See `Cublas.product`."""
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class NativeGpuExecutor:
         cuda: Cuda,
         *,
         kernels: Callable[[Cuda, Mapping[str, object]], Kernels] = CudaKernels,
-        products: Callable[[Cuda], Products] = Cublas,
+        products: Callable[[Cuda], ProductLibrary] = Cublas,
     ) -> None:
         """Compile the kernels and upload the weights.
 
@@ -69,9 +69,9 @@ class NativeGpuExecutor:
         self.cuda = cuda
         self.dims = dims = model.dims
         self.layout = PackedLayout(
-            most_tokens=MAX_TOKENS,
-            most_rows=MAX_ROWS,
-            longest=dims.positions,
+            max_tokens=MAX_TOKENS,
+            max_rows=MAX_ROWS,
+            max_length=dims.positions,
             vocab=dims.vocab,
             types=dims.types,
             padding=dims.padding,
@@ -82,7 +82,7 @@ class NativeGpuExecutor:
             name.removesuffix(".bias") for name, array in arrays.items() if name.endswith(".bias") and array.any()
         )
         """Names of the layers whose bias is not zero everywhere."""
-        self._prepared: OrderedDict[ProductKind, OneProduct] = OrderedDict()
+        self._prepared: OrderedDict[ProductKind, PreparedProduct] = OrderedDict()
         with ExitStack() as opened:
             self.kernels = kernels(cuda, macros_of(dims, self.has_window))
             opened.callback(self.kernels.close)
@@ -92,13 +92,13 @@ class NativeGpuExecutor:
             self.weights = self._upload(arrays, opened)
             self._opened = opened.pop_all()
         self._context = CONTEXTS[dims.architecture]
-        self.offsets, self.workspace = self._context.arena(dims, self.layout.largest[0])
+        self.offsets, self.workspace = self._context.arena(dims, self.layout.max_shapes[0])
 
     def context(self, stream: int, workspace: int) -> NativeGpuContext:
         """See `GpuExecutor.context`."""
         return self._context(self, stream, workspace)
 
-    def product(self, kind: ProductKind) -> OneProduct:
+    def product(self, kind: ProductKind) -> PreparedProduct:
         """Return a product from the cache, or prepare it, which takes cuBLAS 0.1 ms."""
         if kind not in self._prepared:
             if len(self._prepared) == MAX_PRODUCTS:

@@ -25,7 +25,7 @@ class Kernels(Protocol):
         """See `CudaKernels.close`."""
 
 
-class OneProduct(Protocol):
+class PreparedProduct(Protocol):
     """See `Product`."""
 
     def enqueue(self, stream: int, x: int, weight: int, bias: int, y: int, workspace: int, spare: int = 0) -> None:
@@ -46,7 +46,7 @@ class LoadedModel(Protocol):
     biased: frozenset[str]
     kernels: Kernels
 
-    def product(self, kind: ProductKind) -> OneProduct:
+    def product(self, kind: ProductKind) -> PreparedProduct:
         """See `NativeGpuExecutor.product`."""
 
 

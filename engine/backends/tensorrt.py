@@ -68,7 +68,7 @@ class TensorRtExecutor:
         # An engine with unfused attention (`BuildOptions.unfused_attention`) has the softmax of each layer as an output. It
         # needs memory, although nothing reads it.
         unread = {
-            name: most_bytes(tuple(self._engine.get_tensor_shape(name)), dtypes.pop(name), file.profiles)
+            name: max_bytes(tuple(self._engine.get_tensor_shape(name)), dtypes.pop(name), file.profiles)
             for name in [*dtypes]
             if name not in bundle.manifest.inputs
         }
@@ -141,7 +141,7 @@ class TensorRtContext:
         self._context = None
 
 
-def most_bytes(shape: Sequence[int], dtype: np.dtype[Any], profiles: Sequence[Profile]) -> int:
+def max_bytes(shape: Sequence[int], dtype: np.dtype[Any], profiles: Sequence[Profile]) -> int:
     """Return the bytes of a tensor in the largest batch. A size of -1 is rows on the first axis, tokens elsewhere."""
     return dtype.itemsize * max(
         math.prod(size if size >= 0 else profile.max[place > 0] for place, size in enumerate(shape))

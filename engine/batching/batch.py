@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ShapeError
-from ..text.encoded_pairs import EncodedPairs
+from ..text.encoded_pairs import EncodedPairs, ragged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,4 @@ def unpadded_indices(
     `pairs.ids` in the order of the true positions.
     """
     lengths = pairs.lengths[rows]
-    real = np.arange(width) < lengths[:, None]
-    skipped = np.cumsum(lengths) - lengths
-    return real, np.repeat(pairs.offsets[rows] - skipped, lengths) + np.arange(lengths.sum())
+    return np.arange(width) < lengths[:, None], ragged(pairs.offsets[rows], lengths)

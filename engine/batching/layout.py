@@ -23,11 +23,11 @@ class BatchLayout(Protocol):
     """
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """Tokens of the longest pair that fits."""
 
     @property
-    def largest(self) -> Sequence[Shape]:
+    def max_shapes(self) -> Sequence[Shape]:
         """The shapes to allocate memory for. The arrays of any other shape fit into those of one of these."""
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:

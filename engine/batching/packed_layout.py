@@ -24,21 +24,21 @@ of two. That adds 4 % of tokens on average, and keeps the number of shapes small
 class PackedLayout:
     """See `BatchLayout`. A shape is the rows of a batch and the tokens of all its rows.
 
-    `most_tokens` and `most_rows` bound a batch, `longest` a pair. `vocab` and `types` are the model's numbers of token ids and
+    `max_tokens` and `max_rows` bound a batch, `max_length` a pair. `vocab` and `types` are the model's numbers of token ids and
     types; `fill` checks them, because the kernels do not and would read out of bounds. `padding` is as in `ModelDims`.
     """
 
-    most_tokens: int
-    most_rows: int
-    longest: int
+    max_tokens: int
+    max_rows: int
+    max_length: int
     vocab: int
     types: int
     padding: int | None = None
 
     @property
-    def largest(self) -> Sequence[Shape]:
-        """See `BatchLayout.largest`."""
-        return [(self.most_rows, self.most_tokens)]
+    def max_shapes(self) -> Sequence[Shape]:
+        """See `BatchLayout.max_shapes`."""
+        return [(self.max_rows, self.max_tokens)]
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:
         """Cut pairs, in their order, into batches of about equally many tokens. `batch_cost` has no effect."""
@@ -46,7 +46,7 @@ class PackedLayout:
         pairs, total = len(ends), int(lengths.sum())
         # A border falls into a pair and moves to one of its ends, so a batch needs room for one more pair.
         count = max(
-            -(-total // max(1, self.most_tokens - self.longest)), -(-pairs // self.most_rows), min(shares, pairs)
+            -(-total // max(1, self.max_tokens - self.max_length)), -(-pairs // self.max_rows), min(shares, pairs)
         )
         borders = [0]
         for number in range(1, count):
@@ -57,7 +57,7 @@ class PackedLayout:
             borders.append(min(max(border, borders[-1] + 1), pairs - (count - number)))
         parts = []
         for begin, end in pairwise([*borders, pairs]):  # very many short pairs exceed most_rows and are cut once more
-            parts += [np.arange(at, min(end, at + self.most_rows)) for at in range(begin, end, self.most_rows)]
+            parts += [np.arange(at, min(end, at + self.max_rows)) for at in range(begin, end, self.max_rows)]
         return parts
 
     def shape(self, lengths: npt.NDArray[np.int64]) -> Shape:
@@ -65,7 +65,7 @@ class PackedLayout:
         tokens = int(lengths.sum())
         step = max(STEP, (1 << (tokens - 1).bit_length()) // 16)
         rows = 1 << (len(lengths) - 1).bit_length()
-        return min(rows, self.most_rows), min(-(-tokens // step) * step, self.most_tokens)
+        return min(rows, self.max_rows), min(-(-tokens // step) * step, self.max_tokens)
 
     def tokens(self, shape: Shape) -> int:
         """See `BatchLayout.tokens`."""

@@ -27,13 +27,13 @@ class PaddedLayout:
     pad_id: int
 
     @property
-    def longest(self) -> int:
-        """See `BatchLayout.longest`."""
-        return self.buckets.longest
+    def max_length(self) -> int:
+        """See `BatchLayout.max_length`."""
+        return self.buckets.max_length
 
     @property
-    def largest(self) -> Sequence[Shape]:
-        """See `BatchLayout.largest`."""
+    def max_shapes(self) -> Sequence[Shape]:
+        """See `BatchLayout.max_shapes`."""
         return self.buckets.limits
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[Rows]:

@@ -17,19 +17,19 @@ BATCH_COST = 8
 
 ROWS = (1, 4, 16)
 """Numbers of rows that a batch may have if there should be few shapes."""
-SHORT = 64
+SHORT_ROW_TOKENS = 64
 """Longest row, in tokens, of a batch of sixteen. Four longer rows keep a processor as busy as sixteen."""
-BATCH_TOKENS, LEAST_TOKENS = 448, 64
+BATCH_TOKENS, MIN_TOKENS = 448, 64
 """Tokens of a usual and of the smallest batch without padding. The native kernels take at most 512 tokens at a time."""
-MOST_TOKENS = 1024
+MAX_TOKENS = 1024
 """Most tokens of a scorer's batch of several rows, including padding. Other requests wait for a batch that has begun. With 512,
 short rows take up to 4 % more time, and with 4,096 long rows take up to 7 % more (docs/decisions/0027)."""
-STEPS_TOGETHER = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
-STEPS_ALONE = ((192, 4), (320, 8))
+LENGTH_STEPS_SEVERAL_ROWS = ((64, 4), (112, 2), (160, 4), (224, 16), (448, 32))
+LENGTH_STEPS_ONE_ROW = ((192, 4), (320, 8))
 """(Largest length, step) for batches of several rows and of one row: lengths up to the first number are rounded up to a multiple
 of the second. The steps are finest at the lengths that most passages have. A single row wastes little on padding. See
 docs/decisions/0009."""
-STEPS_WIDE = ((192, 8), (320, 16))
+LENGTH_STEPS_ALL_PROCESSORS = ((192, 8), (320, 16))
 """The same for a batch that all processors compute together. These steps are coarser, because preparing a new shape costs more
 than the padding."""
 
@@ -65,7 +65,7 @@ def plan_batches(
     streams: int = 1,
     max_tokens: int = 4096,
     batch_cost: int = BATCH_COST,
-    few_shapes_to: int = 0,
+    bucket_up_to: int = 0,
 ) -> BatchPlan:
     """Cut pairs of these lengths (int64 [n], tokens) into batches of the least total cost, by dynamic programming.
 
@@ -74,36 +74,43 @@ def plan_batches(
     padding, which keeps its activations in the processor's caches and bounds its memory. With several `streams` it has at most
     one stream's share of the request's tokens, so that no stream is idle.
 
-    A runtime prepares itself for each new shape. `few_shapes_to`, the model's longest input in tokens, keeps the number of
-    shapes small. Batches then have 1, 4 or, if the rows are short, 16 rows, and lengths are rounded up by a few percent, but
-    not beyond that longest input. Raises OptionError for a `batch_size` below one.
+    A runtime prepares itself for each new shape. `bucket_up_to`, the model's longest input in tokens, keeps the number of shapes
+    small; 0 allows all shapes. Batches then have 1, 4 or, if the rows are short, 16 rows, and lengths are rounded up by a few
+    percent, but not beyond that longest input. Raises OptionError for a `batch_size` below one.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size must be a positive integer, got {batch_size}")
     order = np.argsort(-lengths, kind="stable")
-    longest = lengths[order]
-    alone, together = longest.tolist(), longest.tolist()
+    sorted_lengths = lengths[order]
+    alone, together = sorted_lengths.tolist(), sorted_lengths.tolist()
     sizes = list(range(1, batch_size + 1))
-    most = len(longest)
-    if few_shapes_to:
-        alone, together = (_rounded_up(longest, steps, few_shapes_to) for steps in (STEPS_ALONE, STEPS_TOGETHER))
+    max_long_rows = len(sorted_lengths)
+    if bucket_up_to:
+        alone, together = (
+            _rounded_up(sorted_lengths, steps, bucket_up_to)
+            for steps in (LENGTH_STEPS_ONE_ROW, LENGTH_STEPS_SEVERAL_ROWS)
+        )
         sizes = [size for size in ROWS if size <= batch_size]
-        most = ROWS[-2]
+        max_long_rows = ROWS[-2]
     if streams > 1:
         max_tokens = min(max_tokens, -(-sum(together) // streams))
     # cost[i] is the least cost of the first i pairs; their last batch begins at begins[i].
     cost, begins = [0], [0]
-    for stop in range(1, len(longest) + 1):
+    for stop in range(1, len(sorted_lengths) + 1):
         best, best_begin = cost[stop - 1] + alone[stop - 1], stop - 1
         for size in sizes[1:]:
             begin = stop - size
-            if begin < 0 or size * together[begin] > max_tokens or (size > most and together[begin] > SHORT):
+            if (
+                begin < 0
+                or size * together[begin] > max_tokens
+                or (size > max_long_rows and together[begin] > SHORT_ROW_TOKENS)
+            ):
                 break
             if cost[begin] + size * together[begin] < best:
                 best, best_begin = cost[begin] + size * together[begin], begin
         cost.append(best + batch_cost)
         begins.append(best_begin)
-    borders = [len(longest)]
+    borders = [len(sorted_lengths)]
     while borders[-1]:
         borders.append(begins[borders[-1]])
     cuts = list(pairwise(reversed(borders)))
@@ -128,7 +135,7 @@ def plan_unpadded(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: i
         if row and (row - borders[-1] == batch_size or 2 * room < length):
             borders.append(row)
         if row == borders[-1]:
-            room = BATCH_TOKENS if streams == 1 else min(BATCH_TOKENS, max(LEAST_TOKENS, rest // streams))
+            room = BATCH_TOKENS if streams == 1 else min(BATCH_TOKENS, max(MIN_TOKENS, rest // streams))
         room -= length
         rest -= length
     cuts = list(pairwise([*borders, len(order)])) if len(order) else []
@@ -139,9 +146,9 @@ def plan_unpadded(lengths: npt.NDArray[np.int64], *, batch_size: int, streams: i
     )
 
 
-def plan_single_batch(lengths: npt.NDArray[np.int64], *, few_shapes_to: int) -> BatchPlan:
-    """Put all pairs into one batch. There must be at least one pair. `few_shapes_to` is as in `plan_batches`."""
-    (width,) = _rounded_up(lengths.max(keepdims=True), STEPS_WIDE, few_shapes_to)
+def plan_single_batch(lengths: npt.NDArray[np.int64], *, bucket_up_to: int) -> BatchPlan:
+    """Put all pairs into one batch. There must be at least one pair. `bucket_up_to` is as in `plan_batches`."""
+    (width,) = _rounded_up(lengths.max(keepdims=True), LENGTH_STEPS_ALL_PROCESSORS, bucket_up_to)
     return BatchPlan(lengths=lengths, row_groups=(np.argsort(-lengths, kind="stable"),), widths=(width,))
 
 

@@ -28,18 +28,18 @@ class ShapeBuckets:
 
     def __post_init__(self) -> None:
         # A length is not rounded beyond its own limit: fewer rows may fit into the next one.
-        sequences = [min(_up(length, SEQUENCES), self._end(length)) for length in range(self.longest + 1)]
+        sequences = [min(_up(length, SEQUENCES), self._end(length)) for length in range(self.max_length + 1)]
         object.__setattr__(self, "_sequences", np.array(sequences, dtype=np.int64))
         object.__setattr__(self, "_rows", [_up(rows, ROWS) for rows in range(max(most for most, _ in self.limits) + 1)])
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """Tokens of the longest row that fits."""
         return self.limits[-1][1]
 
     def rows(self, sequence: int) -> int:
         """Return the largest number of rows of this length that fits."""
-        return next(rows for rows, longest in self.limits if sequence <= longest)
+        return next(rows for rows, max_length in self.limits if sequence <= max_length)
 
     def rounded(self, shape: Shape) -> Shape:
         """Return the shape to compute a batch of this shape with. `shape` must be within the limits; the result is too."""
@@ -47,7 +47,7 @@ class ShapeBuckets:
         return min(self._rows[rows], self.rows(sequence)), int(self._sequences[sequence])
 
     def split(self, lengths: npt.NDArray[np.int64], *, batch_cost: int, shares: int = 1) -> list[npt.NDArray[np.int64]]:
-        """Cut pairs of these lengths (int64 [n], tokens, none longer than `longest`) into batches of the least total cost.
+        """Cut pairs of these lengths (int64 [n], tokens, none longer than `max_length`) into batches of the least total cost.
 
         Returns the rows of each batch, the longest pairs first. Pairs of equal rounded length stay together; dynamic programming
         decides which neighbouring groups share batches. A batch costs its computed tokens, with padding by tokens and by rows,
@@ -88,7 +88,7 @@ class ShapeBuckets:
         return parts
 
     def _end(self, sequence: int) -> int:
-        return next(longest for _, longest in self.limits if sequence <= longest)
+        return next(max_length for _, max_length in self.limits if sequence <= max_length)
 
 
 def _up(value: int, steps: Sequence[int]) -> int:

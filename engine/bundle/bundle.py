@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ..errors import BundleError, ReplacedError
 from ..files.digests import content_sha256, sha256_of
-from ..files.record import MOST_BYTES, read_text
+from ..files.record import MAX_BYTES, read_text
 from ..precision import Precision
 from ..text.pair_tokenizer import PairTokenizer
 from .manifest import MANIFEST, TOKENIZER, Manifest
@@ -55,7 +55,7 @@ class Bundle:
         path = Path(path)
         manifest_file = path / MANIFEST
         try:
-            text = read_text(manifest_file, most=MOST_BYTES)
+            text = read_text(manifest_file, max_bytes=MAX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             if path.is_file():
                 raise BundleError(

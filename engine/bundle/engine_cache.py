@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import BackendError, BundleError
 from ..files.cache import ADVICE, cache_folder
 from ..files.digests import content_sha256
-from ..files.lock import held
+from ..files.lock import file_lock
 from ..files.publish import clear_abandoned
 from ..hardware.gpus import Gpu
 from ..precision import Precision
@@ -80,10 +80,10 @@ class EngineCache:
         return self.folder / f"{_key(bundle, precision, gpu, library, version)}.{shapes}"
 
     def locked(self, entry: Path) -> AbstractContextManager[int]:
-        """Lock an entry while it is built. A second process waits here, and must look for the entry again. See `held`."""
+        """Lock an entry while it is built. A second process waits here, and must look for the entry again. See `file_lock`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_abandoned(self.folder)
-        return held(
+        return file_lock(
             self.folder / f"{entry.name}-lock",
             waiting=f"crossrt: waiting for another process that builds {entry}",
         )

@@ -14,16 +14,16 @@ from ..files.digests import sha256_of
 from ..files.record import parsed, record
 from ..precision import Precision
 from ..text.encoded_pairs import TruncationSide
-from ..text.tokenizer import MOST_TOKENS
+from ..text.tokenizer import MAX_TOKENS
 from .engine_file import EngineFile
-from .score_error import ScoreError
+from .score_error import ScoreErrorStats
 
 SCHEMA = 3
 """The schema that is written. Schema 1, without label names and prompts, and schema 2, without score errors, can also be
 read."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-MOST_LABELS, MOST_POSITIONS = 1 << 16, 1 << 20
+MAX_LABELS, MAX_POSITIONS = 1 << 16, 1 << 20
 """Largest accepted numbers of labels and positions. No model has this many, but a damaged manifest might."""
 ONNX_FILES = {"fp32": "onnx/model.onnx", "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
 """Precision -> name of its ONNX file in a new bundle."""
@@ -61,7 +61,7 @@ class BundleModel:
     parity: Mapping[str, Any] | None = None
     backends: Mapping[str, bool] = field(default_factory=dict)
     numerics: Mapping[str, Any] | None = None
-    score_errors: Mapping[str, ScoreError] = field(default_factory=dict)
+    score_errors: Mapping[str, ScoreErrorStats] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -149,11 +149,11 @@ class Manifest:
             if engine.file not in names:
                 raise BundleError(f"{where} has the engine {engine.file} but does not list that file")
         for what, number, least, most in (
-            ("labels", self.labels, 1, MOST_LABELS),
+            ("labels", self.labels, 1, MAX_LABELS),
             ("relevant_label", self.relevant_label or 0, 0, self.labels - 1),
-            ("max_positions", self.max_positions, 1, MOST_POSITIONS),
+            ("max_positions", self.max_positions, 1, MAX_POSITIONS),
             ("max_length", self.max_length, 1, self.max_positions),
-            ("pad_token_id", self.pad_token_id, 0, MOST_TOKENS),
+            ("pad_token_id", self.pad_token_id, 0, MAX_TOKENS),
         ):
             if not least <= number <= most:
                 raise BundleError(f"{where}: {what} is {number}, expected {least} to {most}; export the bundle again")

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from ..errors import BundleError
 from ..files.record import parsed, record
 from ..precision import Precision
-from ..text.tokenizer import MOST_TOKENS
-from .manifest import MOST_LABELS, MOST_POSITIONS, Manifest
+from ..text.tokenizer import MAX_TOKENS
+from .manifest import MAX_LABELS, MAX_POSITIONS, Manifest
 
 FORMAT = "crossrt native 7"
 FIELDS_OF_FORMAT_4 = ("architecture", "pooling", "window", "head_norm", "embedding")
@@ -50,12 +50,12 @@ MAX_DIMS = {
         "types": 1 << 8,
     },
     **{
-        "vocab": MOST_TOKENS,
-        "positions": MOST_POSITIONS,
-        "labels": MOST_LABELS,
+        "vocab": MAX_TOKENS,
+        "positions": MAX_POSITIONS,
+        "labels": MAX_LABELS,
         "dense": 1 << 4,
-        "padding": MOST_TOKENS,
-        "window": MOST_POSITIONS,
+        "padding": MAX_TOKENS,
+        "window": MAX_POSITIONS,
         "embedding": 1 << 16,
     },
 }
@@ -127,8 +127,8 @@ class ModelDims:
     - `embedding`: channels of the embeddings, not padded, if they are projected to the hidden states; otherwise None.
     - `head_norm`: whether LayerNorm comes before the last linear layer of the head.
     - `hidden_activation`: the activation between the two feed-forward layers.
-    - `activation_balance`: whether INT8 has factors for the channels of that activation. A ModernBERT's are part of the weights
-      of its gates.
+    - `activation_balance`: whether INT8 has multipliers for the channels of that activation. A ModernBERT's are part of the
+      weights of its gates.
     - `rotated`: whether INT8 rotates what it quantizes, except attention's contexts: see `Int8::rotate` in native/precision.h.
     """
 
@@ -193,8 +193,8 @@ class ModelDims:
     def tensors(self) -> Tensors:
         """Yield name, dtype and shape of every tensor, in the order of the file and of the C++ constructors that read it.
 
-        In INT8 `balance` holds SmoothQuant's factors, `kept` the numbers of the outlier channels, and `output.kept` their
-        weights.
+        In INT8 `balance` holds the multipliers of channels (the reciprocals of SmoothQuant's smoothing factors), `kept` the
+        numbers of the outlier channels, and `output.kept` their weights.
 
         A ModernBERT's `rotary` tensors hold, for each position, the cosines and then the sines of the angles. One is for layers
         without a window, the other for layers with one; `has_window` is 1 for the latter. In queries and keys the two channels

@@ -45,12 +45,11 @@ def profiles_for(
     *,
     lengths: npt.NDArray[np.int64] | None = None,
     tokens: int = TOKENS,
-    rows: int = ROWS,
     buckets: Sequence[int] = BUCKETS,
 ) -> tuple[Profile, ...]:
     """Return a profile for each bucket of lengths. The last bucket ends at `max_length`.
 
-    The largest batch of a profile has rows of the bucket's longest length, at most `rows` of them and at most `tokens` tokens.
+    The largest batch of a profile has rows of the bucket's longest length, at most `ROWS` of them and at most `tokens` tokens.
     The optimal batch has as many rows of the same length. If `lengths`, int64 [n], gives the tokens of the user's pairs, its
     length is their 90th percentile within the bucket. Raises OptionError if not even one row fits.
     """
@@ -60,7 +59,7 @@ def profiles_for(
     profiles = []
     begin = 1
     for end in ends:
-        most = max(1, min(rows, tokens // end))
+        most = max(1, min(ROWS, tokens // end))
         usual = end
         if lengths is not None and len(inside := lengths[(lengths >= begin) & (lengths <= end)]):
             usual = int(np.ceil(np.percentile(inside, 90)))

@@ -20,7 +20,7 @@ from ... import __version__
 from ..errors import BundleError, CrossrtError, SourceError
 from ..files.cache import ADVICE, bundles_folder, hub_folder
 from ..files.digests import content_sha256
-from ..files.lock import held
+from ..files.lock import file_lock
 from ..files.publish import clear_abandoned
 from ..process.child import crossrt_command
 from ..process.telemetry import telemetry_off
@@ -250,7 +250,7 @@ def _exported(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         clear_abandoned(target.parent)
-        exporting = held(
+        exporting = file_lock(
             target.with_name(f".{target.name}.lock"),
             waiting=f"crossrt: waiting for another process that exports {source} to {target}",
         )

@@ -1,4 +1,4 @@
-"""`ScoreError`: how far the scores of a cheaper precision are from the reference scores."""
+"""`ScoreErrorStats`: how far the scores of a cheaper precision are from the reference scores."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ PRIOR_PAIRS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreError:
+class ScoreErrorStats:
     """The error of one precision in one backend, over `pairs` judged pairs, in units of the relevance before activation.
 
     The error of a pair is its reference score minus its score in this precision. `mean` is the mean error. It shifts all scores
@@ -39,7 +39,7 @@ class ScoreError:
             )
 
     @classmethod
-    def of(cls, reference: Floats, scores: Floats) -> "ScoreError":
+    def of(cls, reference: Floats, scores: Floats) -> "ScoreErrorStats":
         """Measure the error of `scores` [pairs] against the `reference` [pairs]. Both must be finite."""
         errors = reference.astype(np.float64) - scores
         mean = errors.mean()

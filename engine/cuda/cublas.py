@@ -24,7 +24,7 @@ REPEATS = 3
 _HALF, _SINGLE, _COMPUTE_SINGLE = 2, 0, 68
 _TRANSPOSE_LEFT, _EPILOGUE, _BIAS = 3, 7, 8
 _PLAIN, _WITH_BIAS, _WITH_GELU_AND_BIAS = 1, 4, 36
-_MOST_WORKSPACE = 1
+_MAX_WORKSPACE = 1
 _STATUS = {
     1: "NOT_INITIALIZED",
     3: "ALLOC_FAILED",
@@ -149,7 +149,7 @@ class Product:
         preference, workspace = self._create("MatmulPreference"), ctypes.c_size_t(WORKSPACE)
         self._cublas._call(
             "cublasLtMatmulPreferenceSetAttribute",
-            *(preference, _MOST_WORKSPACE, ctypes.byref(workspace), ctypes.sizeof(workspace)),
+            *(preference, _MAX_WORKSPACE, ctypes.byref(workspace), ctypes.sizeof(workspace)),
         )
         results, count = (_HeuristicResult * most)(), ctypes.c_int()
         weight, x, y = self._layouts

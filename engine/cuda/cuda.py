@@ -156,13 +156,10 @@ class Event(_Owned):
 
 
 class Stream(_Owned):
-    """A CUDA stream: its work is done in the order it was enqueued. A `borrowed` stream is the caller's and is never freed."""
+    """A CUDA stream: its work is done in the order it was enqueued."""
 
-    def __init__(self, cuda: Cuda, *, borrowed: int | None = None) -> None:
-        if borrowed is None:
-            super().__init__(cuda.create_stream(), cuda.destroy_stream)
-        else:
-            super().__init__(borrowed, lambda handle: None)
+    def __init__(self, cuda: Cuda) -> None:
+        super().__init__(cuda.create_stream(), cuda.destroy_stream)
         self._cuda = cuda
 
     def synchronize(self) -> None:

@@ -1,4 +1,4 @@
-"""`content_sha256`: the sha256 of a file, computed once until the file changes.
+"""`content_sha256`: the sha256 of a file, computed once until the file changes. Other hashes are computed each time.
 
 Caches use these hashes in their keys, never those of a manifest. Otherwise a bundle with the manifest of another bundle could
 store its compiled model under the other bundle's key, and the other bundle would give wrong scores.
@@ -8,6 +8,7 @@ import functools
 import hashlib
 import re
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def content_sha256(path: Path) -> str:
     """
     identity = _identity(path)
     return _remembered(path, identity) if time.time_ns() - max(identity[3:]) > SETTLED_NS else sha256_of(path)
+
+
+def texts_sha256(texts: Iterable[str]) -> str:
+    """Return a sha256 of texts in hex. The lengths are hashed too, so ("ab", "c") and ("a", "bc") have different hashes."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`held`: a lock file that one process holds at a time; `own_file`: opens files whose names other users can guess.
+"""`file_lock`: a lock file that one process holds at a time; `open_own_file`: opens files whose names other users can guess.
 
 The lock (flock) belongs to the open file. So it ends when its process ends, however that happens. It also works between
 containers that share a volume, where process ids mean nothing.
@@ -18,12 +18,12 @@ _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager
-def held(path: Path, *, waiting: str | None = None, needed: bool = False) -> Iterator[int]:
+def file_lock(path: Path, *, waiting: str | None = None, needed: bool = False) -> Iterator[int]:
     """Hold a lock on the file `path` during the block, and yield its descriptor. The file is created, and removed afterwards.
 
     If another process or thread holds it, print `waiting` to standard error and wait; without `waiting` raise BlockingIOError at
     once. If the file system has no locks, continue without one, or raise OSError if the lock is `needed`. A child process that
-    inherits the descriptor also holds the lock, until it ends. Raises OSError as `own_file` does.
+    inherits the descriptor also holds the lock, until it ends. Raises OSError as `open_own_file` does.
     """
     handle = _acquired(path, waiting, needed)
     try:
@@ -34,7 +34,7 @@ def held(path: Path, *, waiting: str | None = None, needed: bool = False) -> Ite
         os.close(handle)
 
 
-def own_file(path: str | PathLike[str], flags: int) -> int:
+def open_own_file(path: str | PathLike[str], flags: int) -> int:
     """Open or create a file of this user. Can be used as the `opener` of `open`.
 
     In a folder where anyone may write, such as /tmp, another user can put a file or link under a name that is easy to guess.
@@ -80,7 +80,7 @@ def check_owner(path: Path, status: os.stat_result) -> None:
 
 def _acquired(path: Path, waiting: str | None, needed: bool) -> int:
     while True:
-        handle = own_file(path, os.O_RDWR | os.O_CREAT)
+        handle = open_own_file(path, os.O_RDWR | os.O_CREAT)
         try:
             try:
                 _lock(handle, wait=False)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import BundleError, OptionError
-from .lock import held
+from .lock import file_lock
 
 STANDARD_OUTPUT = Path("-")
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -157,7 +157,7 @@ def clear_abandoned(folder: Path, name: str | None = None) -> None:
     for stem in stems:
         with (
             suppress(OSError),
-            held(folder / f"{stem}.lock", needed=True),
+            file_lock(folder / f"{stem}.lock", needed=True),
         ):  # BlockingIOError: a process is still writing it
             _remove(folder / f"{stem}.partial")
 
@@ -166,7 +166,7 @@ def clear_abandoned(folder: Path, name: str | None = None) -> None:
 def _partial(target: Path) -> Iterator[Path]:
     """Yield the path of a hidden sibling. A lock keeps others from removing it during the block. It is removed afterwards."""
     partial = target.with_name(_partial_name(target.name))
-    with naming(target, partial), held(partial.with_suffix(".lock")):
+    with naming(target, partial), file_lock(partial.with_suffix(".lock")):
         try:
             yield partial
         finally:

@@ -17,12 +17,12 @@ from typing import Any, NoReturn, TypeVar
 
 from ..errors import OptionError
 
-MOST_BYTES = 1 << 26
+MAX_BYTES = 1 << 26
 """Largest accepted JSON text, in bytes. A manifest has about ten thousand; every file that crossrt writes has less than a
 thousandth of this."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """Matches the escape of a surrogate. A pair of surrogates is a character; a lone one cannot be encoded in UTF-8."""
-LARGEST = (1 << 63) - 1
+MAX_INTEGER = (1 << 63) - 1
 """Largest absolute value of an integer in a record."""
 
 Record = TypeVar("Record")
@@ -30,18 +30,18 @@ Record = TypeVar("Record")
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file as `parsed` does. Raises OSError for a file that cannot be read."""
-    return parsed(read_text(path, most=MOST_BYTES))
+    return parsed(read_text(path, max_bytes=MAX_BYTES))
 
 
-def read_text(path: Path, *, most: int) -> str:
-    """Return the text of a UTF-8 file of at most `most` bytes.
+def read_text(path: Path, *, max_bytes: int) -> str:
+    """Return the text of a UTF-8 file of at most `max_bytes` bytes.
 
     Raises OSError for a file that cannot be read, and ValueError for a larger file and for one that is not UTF-8.
     """
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {most:,} bytes, which is no size for such a file")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes:,} bytes, which is no size for such a file")
     return content.decode()
 
 
@@ -50,8 +50,8 @@ def parsed(text: str) -> Any:
 
     Raises ValueError for a text that is not JSON, is too large or nested too deeply, or holds NaN, Infinity or a lone surrogate.
     """
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES:,} bytes, which is no size for such a file")
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES:,} bytes, which is no size for such a file")
     try:
         value = json.loads(text, parse_constant=_refused)
         if SURROGATE.search(text):
@@ -115,10 +115,10 @@ def _value(kind: Any, value: Any, at: str) -> Any:
         assert isinstance(kind, type)
         return record(kind, value, at)
     if kind is float and type(value) is int:  # JSON does not distinguish 2 from 2.0
-        value = float(value) if abs(value) <= LARGEST else value
+        value = float(value) if abs(value) <= MAX_INTEGER else value
     if (
         type(value) is not kind
-        or (kind is int and abs(value) > LARGEST)
+        or (kind is int and abs(value) > MAX_INTEGER)
         or (kind is float and not math.isfinite(value))
     ):
         raise ValueError(f"{at} is {_shown(value)}, expected {_named(kind)}")
@@ -165,7 +165,7 @@ def _named(kind: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
-    if type(value) is int and abs(value) > LARGEST:  # Python refuses to print integers of more than 4,300 digits
+    if type(value) is int and abs(value) > MAX_INTEGER:  # Python refuses to print integers of more than 4,300 digits
         return f"a number of {value.bit_length()} bits"
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= 40 else text[:37] + "..."

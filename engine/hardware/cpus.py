@@ -208,7 +208,7 @@ class Cores:
         return self._free == self.count and not self._waiting
 
     @contextmanager
-    def taken(self, wanted: int) -> Iterator[None]:
+    def reserved(self, wanted: int) -> Iterator[None]:
         """Wait until `wanted` processors are free, at most all, and hold them during the block."""
         wanted = min(wanted, self.count)
         ticket = object()

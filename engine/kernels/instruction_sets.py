@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class ProcessorKind:
     """A kind of processor: a set of instructions. Each kind has its own library, `native_NAME`, compiled from native/NAME.cpp.
 
     - `machines`: the names that `platform.machine()` gives the architecture.
@@ -68,8 +68,8 @@ AVX2 = ("fma", "avx2", "f16c")
 AVX512 = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 AVX512_BF16 = (*AVX512, "avx512_vnni", "avx512_bf16")
 
-KINDS = (
-    Kind(
+PROCESSOR_KINDS = (
+    ProcessorKind(
         name="amx",
         machines=X86,
         baseline="x86-64",
@@ -79,28 +79,28 @@ KINDS = (
         measured=False,
     ),
     # INT8 keeps the queries, keys and values of attention in BF16, so it gains from these instructions too.
-    Kind(
+    ProcessorKind(
         name="avx512_bf16",
         machines=X86,
         baseline="x86-64",
         instructions=AVX512_BF16,
         precisions={"fp32": (), "int8": (), "bf16": ()},
     ),
-    Kind(
+    ProcessorKind(
         name="avx512",
         machines=X86,
         baseline="x86-64",
         instructions=AVX512,
         precisions={"fp32": (), "int8": ("avx512_vnni",)},
     ),
-    Kind(
+    ProcessorKind(
         name="avx2_vnni",
         machines=X86,
         baseline="x86-64",
         instructions=(*AVX2, "avx_vnni"),
         precisions={"fp32": (), "int8": ()},
     ),
-    Kind(
+    ProcessorKind(
         name="avx2",
         machines=X86,
         baseline="x86-64",
@@ -110,7 +110,7 @@ KINDS = (
     ),
     # armv8.2-a also allows atomics and other extensions. Every processor with the dot product has them. Processors with I8MM
     # also have BF16: both are part of Armv8.6.
-    Kind(
+    ProcessorKind(
         name="neon_bf16",
         machines=AARCH64,
         baseline="armv8.2-a",
@@ -118,7 +118,7 @@ KINDS = (
         precisions={"fp32": (), "int8": (), "bf16": ()},
         measured=False,
     ),
-    Kind(
+    ProcessorKind(
         name="neon_dot",
         machines=AARCH64,
         baseline="armv8.2-a",
@@ -126,7 +126,7 @@ KINDS = (
         precisions={"fp32": (), "int8": ()},
         measured=False,
     ),
-    Kind(
+    ProcessorKind(
         name="neon",
         machines=AARCH64,
         baseline="armv8-a",

@@ -14,7 +14,7 @@ from ..hardware.cpus import instructions, tiles_permitted
 from ..native_library import native_library, open_library
 from ..precision import Precision
 from .encoder import check_arrays
-from .instruction_sets import KINDS, Kind
+from .instruction_sets import PROCESSOR_KINDS, ProcessorKind
 
 INTERFACE = 7
 """The version of the kernels' functions. It is increased here and in native/c_api.h whenever their arguments change."""
@@ -41,7 +41,7 @@ def only_kinds(*names: str) -> Iterator[None]:
         _only = before
 
 
-def native_kind(precision: Precision = Precision.FP32) -> Kind | None:
+def native_kind(precision: Precision = Precision.FP32) -> ProcessorKind | None:
     """Return the kind of kernels that computes a precision here, or None if none can.
 
     It is the fastest kind whose library can be used. `faulty_kernels` says why the libraries of faster kinds cannot. Raises
@@ -68,7 +68,7 @@ def check_library(file: Path, precision: Precision) -> None:
     check_arrays(kernel_library(file), file, precision)
 
 
-def judged_as(backend: str, precision: Precision) -> str:
+def parity_key(backend: str, precision: Precision) -> str:
     """Return the name under which a bundle records how a CPU backend passed its check.
 
     It is the backend's own name, except for narrow INT8. The native kernels compute the same INT8 on all processors with 8-bit
@@ -87,11 +87,11 @@ def native_kernels(precision: Precision = Precision.FP32) -> Path | None:
 
 def why_not_native(precision: Precision = Precision.FP32) -> str:
     """Say why the native kernels cannot run on this processor in a precision. Empty when they can."""
-    if not any(precision.value in kind.precisions for kind in KINDS):
+    if not any(precision.value in kind.precisions for kind in PROCESSOR_KINDS):
         return f"they compute in {precision.value} on GPUs alone"
     if native_kind(precision) is not None:
         return ""
-    if not any(native_library(kind.library) for kind in KINDS):
+    if not any(native_library(kind.library) for kind in PROCESSOR_KINDS):
         return (
             "this installation has no compiled kernels: install crossrt again on x86-64 or aarch64, where there is a C++ "
             "compiler"
@@ -110,17 +110,17 @@ def why_not_native(precision: Precision = Precision.FP32) -> str:
     return faults[0] if faults else f"this processor lacks {', '.join(sorted(_lacking(compiled[-1], precision)))}"
 
 
-def _compiled(precision: Precision) -> list[Kind]:
+def _compiled(precision: Precision) -> list[ProcessorKind]:
     """The kinds of this architecture that compute a precision and are part of this installation, the fastest first."""
     return [kind for kind in _of_machine(precision) if native_library(kind.library) is not None]
 
 
-def _executable(precision: Precision) -> list[Kind]:
+def _executable(precision: Precision) -> list[ProcessorKind]:
     """The kinds of `_compiled` whose instructions the processor has."""
     return [kind for kind in _compiled(precision) if not _lacking(kind, precision)]
 
 
-def _fault(kind: Kind, precision: Precision) -> str:
+def _fault(kind: ProcessorKind, precision: Precision) -> str:
     """Say why a compiled library cannot be used. Empty when it can."""
     file = native_library(kind.library)
     try:
@@ -131,16 +131,16 @@ def _fault(kind: Kind, precision: Precision) -> str:
     return ""
 
 
-def _of_machine(precision: Precision) -> list[Kind]:
+def _of_machine(precision: Precision) -> list[ProcessorKind]:
     named = _named()
     return [
         kind
-        for kind in KINDS
+        for kind in PROCESSOR_KINDS
         if kind.name in named and precision.value in kind.precisions and platform.machine() in kind.machines
     ]
 
 
-def _lacking(kind: Kind, precision: Precision) -> tuple[str, ...]:
+def _lacking(kind: ProcessorKind, precision: Precision) -> tuple[str, ...]:
     """What the processor, or its operating system, lacks for a kind of kernels."""
     lacking = kind.lacking(precision.value, instructions())
     if not lacking and "amx_tile" in kind.instructions and not tiles_permitted():
@@ -154,9 +154,9 @@ def _named() -> tuple[str, ...]:
     if _only is not None:
         return _only
     names = tuple(filter(None, (name.strip() for name in value.split(","))))
-    known = [kind.name for kind in KINDS]
+    known = [kind.name for kind in PROCESSOR_KINDS]
     if not {*names} <= {*known}:
         raise OptionError(
             f"{KERNELS_VARIABLE}={value!r} names kinds that there are not; the kinds are {', '.join(known)}"
         )
-    return names or tuple(kind.name for kind in KINDS if kind.tried)
+    return names or tuple(kind.name for kind in PROCESSOR_KINDS if kind.tried)

@@ -16,7 +16,7 @@ GROWTH = 4
 """Growth from one chunk to the next. A small first chunk keeps a fast device from waiting for the tokenizer; large later chunks
 need less padding."""
 
-MOST_CHARACTERS = 8_000_000
+MAX_CHARACTERS = 8_000_000
 """Most characters in a chunk, unless it is a single item. This bounds the memory for passages of a megabyte."""
 
 Item = TypeVar("Item")
@@ -64,14 +64,14 @@ def scored_in_chunks(
 def chunks(items: Iterable[Item], first: int, size: Callable[[Item], int]) -> Iterator[tuple[list[Item], bool]]:
     """Yield lists of items, each with whether it is the last one.
 
-    The first list has `first` items. Later lists grow by `GROWTH`, up to `CHUNK`. A list has at most `MOST_CHARACTERS` by `size`,
+    The first list has `first` items. Later lists grow by `GROWTH`, up to `CHUNK`. A list has at most `MAX_CHARACTERS` by `size`,
     unless it is a single item.
     """
     chunk: list[Item] = []
     most, characters = min(first, CHUNK), 0
     for item in items:
         length = size(item)
-        if chunk and (len(chunk) == most or characters + length > MOST_CHARACTERS):
+        if chunk and (len(chunk) == most or characters + length > MAX_CHARACTERS):
             yield chunk, False
             if len(chunk) == most:
                 most = min(most * GROWTH, CHUNK)

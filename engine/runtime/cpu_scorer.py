@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..backends.base import Session
 from ..batching.batch import Batch
-from ..batching.plan import MOST_TOKENS, BatchPlan, plan_batches, plan_single_batch, plan_unpadded
+from ..batching.plan import MAX_TOKENS, BatchPlan, plan_batches, plan_single_batch, plan_unpadded
 from ..bundle.bundle import Bundle
 from ..closable import Closable
 from ..errors import BackendError, BundleError, CrossrtError
@@ -20,9 +20,9 @@ from ..hardware.cpus import CORES
 from ..process.forks import OPENING, keep_for_ever
 from ..selection.execution_config import CpuConfig
 from ..text.encoded_pairs import EncodedPairs
+from .cpu_workers import CpuBatch, CpuWorkers
+from .fair_queue import WaitingBatch
 from .pending import Pending
-from .streams import CpuBatch, Streams
-from .turns import WaitingBatch
 
 
 class CpuScorer(Closable):
@@ -47,16 +47,16 @@ class CpuScorer(Closable):
         self.tokenizing_threads = config.threads
         self._bundle = bundle
         self._sessions: dict[bool, Session] = {}
-        """False: the narrow session. True: the wide one. The keys of `_streams` are the same."""
+        """False: the narrow session. True: the wide one. The keys of `_workers` are the same."""
         self._widening: Future[Session] | None = None
         self._lock, self._opening = threading.Lock(), threading.Lock()
         """`_lock` guards submitting and closing, `_opening` the sessions."""
-        self._streams = self._opened_streams()
+        self._workers = self._new_workers()
         self._session(wide=False)
         OPENED.add(self)
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """Tokens of the longest pair that the model takes."""
         return self._bundle.manifest.max_positions
 
@@ -72,16 +72,16 @@ class CpuScorer(Closable):
         batches = self._batches(self._session(wide=wide), pairs, self._plan(pairs, batch_size, single=wide), logits)
         with self._lock:
             self.check_open()
-            self._streams[wide].submit(batches, priority=priority)
+            self._workers[wide].submit(batches, priority=priority)
             if few and self._widening is None:
                 with contextlib.suppress(BackendError):  # the narrow session serves small requests too, only slower
-                    self._widening = self._streams[True].call(partial(self._session, wide=True))
+                    self._widening = self._workers[True].call(partial(self._session, wide=True))
         return Pending([batch.future for batch in batches], [batch.tokens for batch in batches], logits)
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute one padded batch on all processors, in the caller's thread. See `Session.run`."""
         session = self._session(wide=self.config.streams > 1)
-        with CORES.taken(session.threads):
+        with CORES.reserved(session.threads):
             return session.run(batch)
 
     def wait_until_wide(self, timeout: float | None = None) -> None:
@@ -100,28 +100,28 @@ class CpuScorer(Closable):
         """
         with self._lock:
             self._closed = True
-        for streams in self._streams.values():
-            streams.close()
+        for workers in self._workers.values():
+            workers.close()
         with OPENING:
             for session in self._sessions.values():
                 session.close()
 
     def start_anew_after_fork(self) -> None:
         """Drop the parent's sessions and threads. Freeing them would wait for threads that this process does not have."""
-        for inherited in (self._sessions, self._streams, self._widening):
+        for inherited in (self._sessions, self._workers, self._widening):
             keep_for_ever(inherited)
         self._sessions, self._widening = {}, None
         self._lock, self._opening = threading.Lock(), threading.Lock()
-        self._streams = self._opened_streams()
+        self._workers = self._new_workers()
 
     def _plan(self, pairs: EncodedPairs, batch_size: int, *, single: bool) -> BatchPlan:
-        longest, streams = self._bundle.manifest.max_positions, self.config.streams
+        max_length, streams = self._bundle.manifest.max_positions, self.config.streams
         if single:
-            return plan_single_batch(pairs.lengths, few_shapes_to=longest)
+            return plan_single_batch(pairs.lengths, bucket_up_to=max_length)
         if self.config.native:
             return plan_unpadded(pairs.lengths, batch_size=batch_size, streams=streams)
         return plan_batches(
-            pairs.lengths, batch_size=batch_size, streams=streams, max_tokens=MOST_TOKENS, few_shapes_to=longest
+            pairs.lengths, batch_size=batch_size, streams=streams, max_tokens=MAX_TOKENS, bucket_up_to=max_length
         )
 
     def _batches(
@@ -158,11 +158,11 @@ class CpuScorer(Closable):
 
     @property
     def _idle(self) -> bool:
-        return CORES.idle and all(streams.empty for streams in self._streams.values())
+        return CORES.idle and all(workers.empty for workers in self._workers.values())
 
-    def _opened_streams(self) -> dict[bool, Streams]:
+    def _new_workers(self) -> dict[bool, CpuWorkers]:
         threads, streams = self.config.threads, self.config.streams
-        return {False: Streams(streams, max(1, threads // streams)), True: Streams(1, threads)}
+        return {False: CpuWorkers(streams, max(1, threads // streams)), True: CpuWorkers(1, threads)}
 
     def _opened(self, threads: int, streams: int) -> Session:
         """Open a session of the scorer's bundle. Raises ReplacedError if another bundle has taken its place."""
@@ -186,7 +186,7 @@ class CpuScorer(Closable):
         with self._opening:
             self.check_open()
             if wide not in self._sessions:
-                threads = self._streams[wide].processors
+                threads = self._workers[wide].processors
                 with OPENING:
                     self._sessions[wide] = self._opened(threads, 1 if wide else self.config.streams)
             return self._sessions[wide]

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..activation import Floats
 from ..bundle.bundle import Bundle
-from ..bundle.score_error import ScoreError
+from ..bundle.score_error import ScoreErrorStats
 from ..errors import BackendError, BundleError, OptionError
-from ..kernels.support import judged_as
+from ..kernels.support import parity_key
 from ..precision import Precision
 from ..process.forks import OPENING
 from ..scores import raw_relevance
@@ -22,7 +22,7 @@ from .scorer import Scorer, open_scorer
 from .top_k import Rows, exact_top_k
 
 
-def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
+def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreErrorStats:
     """Return the error of a model's scores that the export measured.
 
     Raises BundleError, saying what to do, for a bundle without that figure or without FP32, since exact rankings need both.
@@ -33,7 +33,7 @@ def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
             f"{bundle.path} holds no fp32 model to decide by; leave out exact=True, or export the checkpoint"
         )
     model = models.get(config.precision.value)
-    place = judged_as(config.backend, config.precision) if config.device == "cpu" else "gpu"
+    place = parity_key(config.backend, config.precision) if config.device == "cpu" else "gpu"
     error = None if model is None else model.score_errors.get(place)
     if error is None:
         known = () if model is None else model.score_errors
@@ -49,9 +49,10 @@ def score_error(bundle: Bundle, config: ExecutionConfig) -> ScoreError:
     return error
 
 
-OF_LIST = 4
-FIXED = 10
-"""An exact ranking of the best k is faster than FP32 for the whole list if that has at least `OF_LIST` * k + `FIXED` passages.
+MIN_PASSAGES_PER_K = 4
+MIN_PASSAGES_EXTRA = 10
+"""An exact ranking of the best k is faster than FP32 for the whole list if the list has at least `MIN_PASSAGES_PER_K` * k +
+`MIN_PASSAGES_EXTRA` passages.
 
 With the native kernels INT8 is 1.3 to 3.4 times as fast as FP32. At 1.5 times, INT8 saves a third of FP32's time for the list,
 and about 4/3 k passages are scored again in FP32. So both ways take equal time at 4 k passages. The second pass costs another
@@ -64,7 +65,7 @@ def is_faster(config: ExecutionConfig, top_k: int, count: int) -> bool:
     The answer is no for backends where that was not measured: INT8 on other CPU backends is as fast as FP32 on many processors,
     and GPUs were not tried. The rule does not measure time, so that a request that is sent twice gets the same answer.
     """
-    return isinstance(config, CpuConfig) and config.native and OF_LIST * top_k + FIXED <= count
+    return isinstance(config, CpuConfig) and config.native and MIN_PASSAGES_PER_K * top_k + MIN_PASSAGES_EXTRA <= count
 
 
 class ExactRankings:
@@ -76,12 +77,12 @@ class ExactRankings:
         self._options = options
         self._cheap = cheap
         self._precise: Scorer | None = None
-        self._error: ScoreError | None = None
+        self._error: ScoreErrorStats | None = None
         """The score error of the backend that the model runs on; None if the bundle does not record it."""
         with suppress(BundleError):
             self._error = score_error(bundle, cheap.config)
 
-    def error(self, exact: bool | None, top_k: int | None, count: int) -> ScoreError | None:
+    def error_if_exact(self, exact: bool | None, top_k: int | None, count: int) -> ScoreErrorStats | None:
         """Return the error of the model's scores if the ranking of `count` items is to be exact, or None if it is to be plain.
 
         `exact=None` means exact if `auto` chose the precision and `is_faster` says so. Raises OptionError and BundleError, saying
@@ -130,7 +131,7 @@ def exact_best(
     *,
     cheap: Scorer,
     precise: Scorer,
-    error: ScoreError,
+    error: ScoreErrorStats,
     activate: Callable[[Floats], Floats],
     progress: Callable[[int], object] = lambda rows: None,
 ) -> tuple[Rows, Scored]:
@@ -140,8 +141,8 @@ def exact_best(
     `activate` must be monotonic, and the request must have a relevant label. An item whose precise relevance is NaN or +Inf is
     returned among the best, so that the caller can refuse it.
     """
-    assert request.label is not None
-    label = request.label
+    assert request.relevant_label is not None
+    label = request.relevant_label
     estimate = request.score(items, cheap, progress=progress)
     again = replace(request, counter=None)  # the first pass counted the truncated pairs
     found: dict[int, tuple[Floats, tuple[int, int, int]]] = {}
@@ -150,7 +151,7 @@ def exact_best(
         scored = again.score([items[row] for row in rows.tolist()], precise)
         best = scored.best
         for place, row in enumerate(rows.tolist()):
-            window = (0, 0, 1) if best is None else (best.places[place], best.sizes[place], best.counts[place])
+            window = (0, 0, 1) if best is None else (best.starts[place], best.sizes[place], best.counts[place])
             found[row] = scored.logits[place], window
         relevance = raw_relevance(scored.logits, label)
         return np.where(np.isfinite(relevance), relevance, np.float32(np.inf))
@@ -159,8 +160,8 @@ def exact_best(
     weights = estimate.best.counts.astype(np.float32) if sums and estimate.best is not None else None
     best = exact_top_k(raw_relevance(estimate.logits, label), k, rescore, error, activate=activate, weights=weights)
     chosen = [found[row] for row in best.rows.tolist()]
-    logits = np.array([row for row, _ in chosen], dtype=np.float32).reshape(len(chosen), request.labels)
+    logits = np.array([row for row, _ in chosen], dtype=np.float32).reshape(len(chosen), request.num_labels)
     if request.windows is None:
         return best.rows, Scored(logits=logits, best=None)
-    places, sizes, counts = np.array([window for _, window in chosen], dtype=np.int64).reshape(-1, 3).T
-    return best.rows, Scored(logits=logits, best=BestWindows(places=places, sizes=sizes, counts=counts))
+    starts, sizes, counts = np.array([window for _, window in chosen], dtype=np.int64).reshape(-1, 3).T
+    return best.rows, Scored(logits=logits, best=BestWindows(starts=starts, sizes=sizes, counts=counts))

@@ -24,7 +24,7 @@ GRAPH_TOKENS = 16_384
 them."""
 POISON = 0xFF
 """Byte that overwrites the logits before a graph is tested: 0xFFFFFFFF is a NaN in FP32, and 0xFFFF one in FP16."""
-SAME = 2e-3
+GRAPH_TOLERANCE = 2e-3
 """Largest difference, relative and absolute, between the logits of a graph and those of the same batch without one. They are
 nearly always bit-identical."""
 
@@ -45,7 +45,7 @@ class GpuLane:
         self._labels = labels
         self._graphs: OrderedDict[Shape, tuple[Graph, contextlib.ExitStack]] = OrderedDict()
         """Graphs by shape, the least recently used first, each with the stack that frees it."""
-        self._most_graphs = executor.graphs if self.cuda.graphs else 0
+        self._max_graphs = executor.graphs if self.cuda.graphs else 0
         self._seen: set[Shape] = set()
         self._computing: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None = None
         with contextlib.ExitStack() as opened:
@@ -55,8 +55,8 @@ class GpuLane:
             self._workspace = self._on_device(executor.workspace or ALIGNMENT, "to compute it in", opened)
             self._context = executor.context(self._stream.handle, self._workspace.handle)
             opened.callback(self._context.close)
-            input_size = max(self._offsets(shape)[1] for shape in self._layout.largest)
-            logits_size = max(rows for rows, _ in self._layout.largest) * labels * executor.output.itemsize
+            input_size = max(self._offsets(shape)[1] for shape in self._layout.max_shapes)
+            logits_size = max(rows for rows, _ in self._layout.max_shapes) * labels * executor.output.itemsize
             self._host, self._device = self._buffers(input_size, opened)
             self._host_logits, self._device_logits = self._buffers(logits_size, opened)
             opened.callback(self._drop_graphs)
@@ -80,11 +80,11 @@ class GpuLane:
         self._enqueue(self._context, shape, offsets, size)
         if shape not in self._seen:
             self._seen.add(shape)
-        elif self._most_graphs and self._layout.tokens(shape) <= GRAPH_TOKENS:
+        elif self._max_graphs and self._layout.tokens(shape) <= GRAPH_TOKENS:
             try:
                 self._capture(shape, offsets, size)
             except BackendError as error:
-                self._most_graphs = 0
+                self._max_graphs = 0
                 logger.warning(
                     "no CUDA graph on cuda:%d for shapes that repeat; the scores are the same, but take longer: %s",
                     self.cuda.ordinal,
@@ -162,7 +162,7 @@ class GpuLane:
         Computes the current batch twice more, once without and once with the graph. Raises BackendError if the batch cannot be
         captured, or if the graph gives other logits.
         """
-        if len(self._graphs) == self._most_graphs:
+        if len(self._graphs) == self._max_graphs:
             oldest, (_, closing) = self._graphs.popitem(last=False)
             # The old shape must come twice again to be captured. Otherwise a cycle of more shapes than graphs would capture
             # each time.
@@ -192,7 +192,7 @@ class GpuLane:
             self._stream.synchronize()
             computed = self._host_logits.bytes[:logits_size].view(self._executor.output).astype(np.float32)
             # NaN counts as different, so poison that was never overwritten fails.
-            if not np.allclose(computed, expected, rtol=SAME, atol=SAME):
+            if not np.allclose(computed, expected, rtol=GRAPH_TOLERANCE, atol=GRAPH_TOLERANCE):
                 raise BackendError(f"a graph of {shape[0]} x {shape[1]} tokens computes other logits than its batch")
             self._graphs[shape] = graph, opened.pop_all()
 

@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from ..errors import BackendError
 from ..text.encoded_pairs import EncodedPairs
+from .fair_queue import FairQueue, WaitingBatch
 from .gpu_lane import GpuLane
-from .turns import Turns, WaitingBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class GpuBatch:
     """The `rows` of a request that make up a batch, int64 [batch], and where their `logits` go, float32 [n, labels]."""
 
     pairs: EncodedPairs
@@ -30,10 +30,10 @@ class GpuPipeline:
     to the next.
     """
 
-    def __init__(self, devices: Sequence[Sequence[GpuLane]], turns: Turns[Rows]) -> None:
+    def __init__(self, devices: Sequence[Sequence[GpuLane]], queue: FairQueue[GpuBatch]) -> None:
         self._devices = devices
-        self._turns = turns
-        self._under_way: dict[GpuLane, WaitingBatch[Rows]] = {}
+        self._queue = queue
+        self._under_way: dict[GpuLane, WaitingBatch[GpuBatch]] = {}
         """The batch that each busy lane computes, in the order in which they began."""
         self._tokens = [0] * len(devices)
         """Tokens that each device was given since the pipeline was last empty."""
@@ -48,14 +48,14 @@ class GpuPipeline:
         """
         if not self._under_way:
             self._start_anew()
-        if self._turns.empty:
+        if self._queue.empty:
             return self._finish_first()
         device = self._tokens.index(min(self._tokens))
         lanes = self._devices[device]
         lane = lanes[self._batches[device] % len(lanes)]
         if lane in self._under_way:
             self._finish(lane)
-        batch = self._turns.next()
+        batch = self._queue.next()
         if batch is None:  # the waiting batches were cancelled meanwhile
             return self._finish_first()
         self._tokens[device] += batch.tokens
@@ -68,7 +68,7 @@ class GpuPipeline:
         self._tokens = [0] * len(self._devices)
         self._batches = [0] * len(self._devices)
 
-    def _begin(self, lane: GpuLane, batch: WaitingBatch[Rows]) -> None:
+    def _begin(self, lane: GpuLane, batch: WaitingBatch[GpuBatch]) -> None:
         work = batch.work
         try:
             with lane.cuda.current():
@@ -97,7 +97,7 @@ class GpuPipeline:
             del self._under_way[lane]
             batch.future.set_result(len(batch.work.rows))
 
-    def _failed(self, lane: GpuLane, batch: WaitingBatch[Rows], error: BaseException) -> None:
+    def _failed(self, lane: GpuLane, batch: WaitingBatch[GpuBatch], error: BaseException) -> None:
         try:
             with contextlib.suppress(BackendError), lane.cuda.current():
                 lane.abandon()

@@ -20,10 +20,10 @@ from ..hardware.cpus import usable_cpus
 from ..process.forks import keep_for_ever
 from ..selection.execution_config import GpuConfig
 from ..text.encoded_pairs import EncodedPairs
+from .fair_queue import FairQueue, WaitingBatch, cancel
 from .gpu_lane import GpuLane
-from .gpu_pipeline import GpuPipeline, Rows
+from .gpu_pipeline import GpuBatch, GpuPipeline
 from .pending import Pending, submitted
-from .turns import Turns, WaitingBatch, cancel
 
 logger = logging.getLogger("crossrt")
 
@@ -58,8 +58,8 @@ class GpuScorer(Closable):
         """Id of the thread that drives the pipeline."""
         self._free_when_computed = False
         """Set when `close` was called from a signal handler of the thread that drives the pipeline."""
-        self._turns: Turns[Rows] = Turns()
-        self._pipeline = GpuPipeline(self._devices, self._turns)
+        self._queue: FairQueue[GpuBatch] = FairQueue()
+        self._pipeline = GpuPipeline(self._devices, self._queue)
         self._process = os.getpid()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="crossrt-gpu")
         self._free = weakref.finalize(self, _free, self._process, self._worker, self._devices, executors)
@@ -78,30 +78,29 @@ class GpuScorer(Closable):
             raise
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """Tokens of the longest pair that the engines take."""
-        return self._layout.longest
+        return self._layout.max_length
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int, inline: bool = False, priority: int = 0) -> Pending:
         """See `Scorer.submit`. Batches are as large as the layout allows; `batch_size` has no effect."""
-        if (
-            os.getpid() != self._process
-        ):  # before taking the lock, which a thread of the parent may have held at the fork
+        # Checked before taking the lock, which a thread of the parent may have held at the fork.
+        if os.getpid() != self._process:
             raise BackendError(
                 f"this model was opened on {self.config.device} before the process forked, and CUDA does not come along: "
                 "open it in each process that scores"
             )
         longest = int(pairs.lengths.max()) if len(pairs) else 0
-        if longest > self.longest:
+        if longest > self.max_length:
             raise ShapeError(
-                f"a pair of {longest} tokens, and this engine takes up to {self.longest}: "
-                f"set max_length={self.longest}, or build the engine for longer pairs"
+                f"a pair of {longest} tokens, and this engine takes up to {self.max_length}: "
+                f"set max_length={self.max_length}, or build the engine for longer pairs"
             )
         logits = np.empty((len(pairs), self._bundle.manifest.labels), dtype=np.float32)
         batches = self._batches(pairs, logits)
         with self._lock:
             self.check_open()
-            self._turns.add(batches, priority=priority)
+            self._queue.add(batches, priority=priority)
             if not inline:
                 self._drive_in_worker(batches)
         if inline:
@@ -126,23 +125,23 @@ class GpuScorer(Closable):
         if self._owner == get_ident():
             self._free_when_computed = True
             return
-        self._turns.cancel()
+        self._queue.cancel()
         self._worker.shutdown(cancel_futures=True)
         with self._computing:  # waits for a thread that drives the pipeline for its own request
             self._finish_and_free()
 
-    def _batches(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> list[WaitingBatch[Rows]]:
+    def _batches(self, pairs: EncodedPairs, logits: npt.NDArray[np.float32]) -> list[WaitingBatch[GpuBatch]]:
         lengths = pairs.lengths
         parts = self._layout.split(lengths, batch_cost=self._batch_cost, shares=len(self._devices))
         futures: list[Future[int]] = [Future() for _ in parts]
         return [
             WaitingBatch(
-                work=Rows(pairs, rows, logits), tokens=int(lengths[rows].sum()), future=future, request=futures
+                work=GpuBatch(pairs, rows, logits), tokens=int(lengths[rows].sum()), future=future, request=futures
             )
             for rows, future in zip(parts, futures, strict=True)
         ]
 
-    def _drive_in_worker(self, batches: Sequence[WaitingBatch[Rows]]) -> None:
+    def _drive_in_worker(self, batches: Sequence[WaitingBatch[GpuBatch]]) -> None:
         """Let the worker compute the waiting batches. Each request submits this, so that none is left when the worker stops."""
         try:
             submitted(self._worker, self._drive)
@@ -150,7 +149,7 @@ class GpuScorer(Closable):
             cancel(batch.future for batch in batches)
             raise
 
-    def _drive_here(self, batches: Sequence[WaitingBatch[Rows]]) -> None:
+    def _drive_here(self, batches: Sequence[WaitingBatch[GpuBatch]]) -> None:
         """Compute until the batches are done. If another thread drives the pipeline, leave them to the worker."""
         if not self._computing.acquire(blocking=False):
             self._drive_in_worker(batches)
@@ -179,7 +178,7 @@ class GpuScorer(Closable):
         finally:
             self._owner = None
             if self._free_when_computed:
-                self._turns.cancel()
+                self._queue.cancel()
                 self._finish_and_free()
 
     def _finish_and_free(self) -> None:

@@ -21,7 +21,7 @@ from .scorer import Scorer
 
 Counts = npt.NDArray[np.int64]
 
-MOST_TOKENS = 1_000_000
+MAX_TOKENS = 1_000_000
 """Most tokens of windows that are scored together. With a small stride, the windows of a long passage have hundreds of times the
 passage's tokens."""
 
@@ -30,11 +30,11 @@ passage's tokens."""
 class BestWindows:
     """For each of n passages, the window with the highest relevance; of equal ones, the first. Arrays are int64 [n].
 
-    `places` is the number of its first token within the passage, `sizes` the number of passage tokens in it, and `counts` the
+    `starts` is the number of its first token within the passage, `sizes` the number of passage tokens in it, and `counts` the
     number of windows of the passage.
     """
 
-    places: Counts
+    starts: Counts
     sizes: Counts
     counts: Counts
 
@@ -49,14 +49,14 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """`source` turns items into tokens; `windows` cuts long passages. `label` is the relevant label, if the model has one.
+    """`source` turns items into tokens; `windows` cuts long passages. `relevant_label` is None if the model has none.
 
     `counter` counts the pairs that are truncated. `priority` is as in `Scorer.submit`; `cancellation` cancels the whole call.
     """
 
     source: PairSource[Any]
-    labels: int
-    label: int | None
+    num_labels: int
+    relevant_label: int | None
     batch_size: int
     windows: Windows | None = None
     counter: TruncationCounter | None = None
@@ -86,7 +86,7 @@ class Request:
 
         def encode(chunk: list[Any]) -> list[tuple[WindowedPairs, slice]]:
             windowed = self.source.encode_windows(chunk, windows)
-            return [(windowed, rows) for rows in windowed.parts(MOST_TOKENS)]
+            return [(windowed, rows) for rows in windowed.parts(MAX_TOKENS)]
 
         def submit(part: tuple[WindowedPairs, slice], inline: bool) -> Pending:
             windowed, rows = part
@@ -130,26 +130,26 @@ class Request:
 
     def _best_windows(self, windowed: WindowedPairs, logits: Floats) -> BestWindows:
         counts = np.diff(windowed.offsets)
-        if self.label is None:
+        if self.relevant_label is None:
             best = windowed.offsets[:-1]
         else:
-            relevance = raw_relevance(logits, self.label)
-            owners = np.repeat(np.arange(len(counts)), counts)
+            relevance = raw_relevance(logits, self.relevant_label)
+            passage_rows = np.repeat(np.arange(len(counts)), counts)
             # Sorted by passage, then by relevance; of equal windows the first comes last.
-            order = np.lexsort((-np.arange(len(owners)), relevance, owners))
+            order = np.lexsort((-np.arange(len(passage_rows)), relevance, passage_rows))
             best = order[windowed.offsets[1:] - 1]
-        return BestWindows(places=windowed.places[best], sizes=windowed.sizes[best], counts=counts)
+        return BestWindows(starts=windowed.window_starts[best], sizes=windowed.sizes[best], counts=counts)
 
     def _joined(self, found: list[Scored]) -> Scored:
         logits = [each.logits for each in found]
         best = [each.best for each in found if each.best is not None]
         nothing = np.zeros(0, dtype=np.int64)
         return Scored(
-            logits=np.concatenate(logits) if logits else np.zeros((0, self.labels), dtype=np.float32),
+            logits=np.concatenate(logits) if logits else np.zeros((0, self.num_labels), dtype=np.float32),
             best=None
             if self.windows is None
             else BestWindows(
-                places=np.concatenate([each.places for each in best] or [nothing]),
+                starts=np.concatenate([each.starts for each in best] or [nothing]),
                 sizes=np.concatenate([each.sizes for each in best] or [nothing]),
                 counts=np.concatenate([each.counts for each in best] or [nothing]),
             ),

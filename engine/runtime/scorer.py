@@ -28,7 +28,7 @@ class Scorer(Protocol):
     """Threads that may tokenize one chunk."""
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """Tokens of the longest pair that the scorer takes."""
 
     @property
@@ -43,7 +43,7 @@ class Scorer(Protocol):
 
         Requests with a lower `priority` are served first, and those of the same priority take turns. `inline` says that the
         caller has nothing else to do. On a GPU the caller's thread then computes the request before `submit` returns, unless
-        another thread is computing. Raises ShapeError for a pair longer than `longest` and BackendError once the scorer is
+        another thread is computing. Raises ShapeError for a pair longer than `max_length` and BackendError once the scorer is
         closed.
         """
 

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..activation import Floats
-from ..bundle.score_error import ScoreError
+from ..bundle.score_error import ScoreErrorStats
 from ..scores import best_first
 
 Rows = npt.NDArray[np.int64]
 
-WHOLE = 0.6
+RESCORE_ALL_SHARE = 0.6
 """If more than this share of the pairs is to be scored precisely, all pairs are, at once. Leaving some out would save little,
 and a further round costs a wait."""
 
@@ -35,7 +35,7 @@ def exact_top_k(
     estimates: Floats,
     k: int,
     rescore: Callable[[Rows], Floats],
-    error: ScoreError,
+    error: ScoreErrorStats,
     *,
     activate: Callable[[Floats], Floats] = lambda scores: scores,
     weights: Floats | None = None,
@@ -71,7 +71,7 @@ def exact_top_k(
         missing = np.flatnonzero(wanted & ~known)
         if not len(missing):
             break
-        if known.sum() + len(missing) > WHOLE * count:
+        if known.sum() + len(missing) > RESCORE_ALL_SHARE * count:
             missing = np.flatnonzero(~known)
         precise[missing] = rescore(missing)
         known[missing] = True

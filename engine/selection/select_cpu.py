@@ -7,14 +7,14 @@ from ..backends.registry import ONNX_BACKENDS, installed_backends
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
 from ..hardware.cpus import has_vnni, instructions, lacks_sse41, usable_cpus
-from ..kernels.support import KERNELS_VARIABLE, NARROW, faulty_kernels, judged_as, native_kind, why_not_native
+from ..kernels.support import KERNELS_VARIABLE, NARROW, faulty_kernels, native_kind, parity_key, why_not_native
 from ..options import whole
 from ..precision import Precision
 from .execution_config import CpuConfig
 from .select_precision import choose_precision
 from .tuning import Tuning
 
-WIDE = 256
+OPENVINO_MIN_HIDDEN = 256
 """Smallest hidden size at which OpenVINO is chosen for INT8: its 8-bit products are faster than ONNX Runtime's, but its calls
 cost more. Measured: slower at a hidden size of 128, faster at 312 (docs/decisions/0011)."""
 
@@ -42,7 +42,8 @@ def choose_cpu(
 
     Without the native kernels:
 
-    - OpenVINO for INT8 on a processor with VNNI or AMX, if the bundle passed with OpenVINO and the model is at least `WIDE`;
+    - OpenVINO for INT8 on a processor with VNNI or AMX, if the bundle passed with OpenVINO and the model has a hidden size of at
+      least `OPENVINO_MIN_HIDDEN`;
     - otherwise ONNX Runtime, or OpenVINO if that is missing.
 
     `threads` defaults to the processors that this process may use (affinity and cgroup quota). `allow_failed` also takes a
@@ -51,7 +52,7 @@ def choose_cpu(
     """
     usable = usable_cpus()
     if threads is not None:
-        threads = whole("threads", threads, least=1, hint=f", or None for all {usable} usable processors")
+        threads = whole("threads", threads, minimum=1, hint=f", or None for all {usable} usable processors")
     threads = min(threads or usable, usable)
     chosen = choose_precision(bundle, precision, allow_failed=allow_failed)
     present = installed_backends(chosen)
@@ -59,35 +60,8 @@ def choose_cpu(
     if precision == "auto" and not {*able} & {*present} & ({*able} if backend == "auto" else {backend}):
         chosen = Precision.FP32
         present, able = installed_backends(chosen), able_backends(bundle, chosen)
-    if backend not in ("auto", *able):
-        if backend == "native":
-            raise BackendError(_why_not(bundle, chosen))
-        if chosen is Precision.BF16 and backend != "openvino":
-            raise BackendError(f"{backend} does not compute in bf16 on a CPU; use backend={able[0]!r}")
-        raise BackendError(
-            f"the {chosen.value} model of {bundle.path} failed its check as {backend} computes it: its parity reports there say "
-            "why. Take another backend, or this one as it is with allow_failed=True"
-        )
-    missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
-    reasons = _why_missing(missing, chosen)
-    if backend != "auto" and missing:
-        raise BackendError(
-            f"the backend {reasons[0]}; use another backend, or another precision"
-            if reasons
-            else f'{backend} is not installed: pip install "crossrt[cpu]"'
-        )
-    if len(missing) == len(able):
-        raise BackendError(
-            "; ".join(
-                (
-                    'no backend is installed; on a CPU: pip install "crossrt[cpu]"'
-                    if able == ONNX_BACKENDS
-                    else f'{chosen.value} needs {" or ".join(able)}, which is not installed: pip install "crossrt[cpu]"',
-                    *reasons,
-                )
-            )
-        )
-    stored = Tuning.stored(bundle, chosen, threads) if tuned and backend == "auto" else None
+    _check_backend(bundle, chosen, backend, able, present)
+    stored = Tuning.load(bundle, chosen, threads) if tuned and backend == "auto" else None
     if stored is not None and stored.backend in able and stored.backend in present:
         return CpuConfig(
             backend=stored.backend,
@@ -111,6 +85,43 @@ def choose_cpu(
     )
 
 
+def _check_backend(
+    bundle: Bundle, precision: Precision, backend: str, able: Sequence[str], present: Sequence[str]
+) -> None:
+    """Raise BackendError, saying what to do, unless the backend, or one of `able` for `auto`, can compute the precision here.
+
+    `able` are the backends that can compute the bundle in this precision, and `present` those that are installed.
+    """
+    if backend not in ("auto", *able):
+        if backend == "native":
+            raise BackendError(_why_not(bundle, precision))
+        if precision is Precision.BF16 and backend != "openvino":
+            raise BackendError(f"{backend} does not compute in bf16 on a CPU; use backend={able[0]!r}")
+        raise BackendError(
+            f"the {precision.value} model of {bundle.path} failed its check as {backend} computes it: its parity reports there "
+            "say why. Take another backend, or this one as it is with allow_failed=True"
+        )
+    missing = [name for name in (able if backend == "auto" else (backend,)) if name not in present]
+    reasons = _why_missing(missing, precision)
+    if backend != "auto" and missing:
+        raise BackendError(
+            f"the backend {reasons[0]}; use another backend, or another precision"
+            if reasons
+            else f'{backend} is not installed: pip install "crossrt[cpu]"'
+        )
+    if len(missing) == len(able):
+        raise BackendError(
+            "; ".join(
+                (
+                    'no backend is installed; on a CPU: pip install "crossrt[cpu]"'
+                    if able == ONNX_BACKENDS
+                    else f'{precision.value} needs {" or ".join(able)}, which is not installed: pip install "crossrt[cpu]"',
+                    *reasons,
+                )
+            )
+        )
+
+
 def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = False) -> tuple[str, ...]:
     """Return the CPU backends that compute a precision, without those where the model failed its parity check."""
     model = bundle.manifest.models.get(precision.value)
@@ -121,7 +132,7 @@ def able_backends(bundle: Bundle, precision: Precision, *, allow_failed: bool = 
     if allow_failed:
         return able
     # What was not judged counts as passed, except narrow INT8, which an export judges whenever it can.
-    judged = ((name, judged_as(name, precision)) for name in able)
+    judged = ((name, parity_key(name, precision)) for name in able)
     return tuple(name for name, judgement in judged if passed.get(judgement, judgement != NARROW))
 
 
@@ -140,7 +151,7 @@ def _untuned(bundle: Bundle, precision: Precision, able: Sequence[str]) -> tuple
         if not others or kind is None or kind.measured or os.environ.get(KERNELS_VARIABLE):
             return "native", "the native kernels"
         return others[0], f"the native kernels for {kind.name} have not been measured"
-    wide = (manifest.architecture.get("hidden_size") or 0) >= WIDE
+    wide = (manifest.architecture.get("hidden_size") or 0) >= OPENVINO_MIN_HIDDEN
     if precision is Precision.INT8 and judged and wide and has_vnni() and "openvino" in able:
         return "openvino", "the faster for INT8 on a processor with VNNI"
     return able[0], "not tuned"
@@ -162,7 +173,7 @@ def _why_not(bundle: Bundle, precision: Precision) -> str:
     if precision is Precision.FP16:
         return "the backend native computes in fp16 on GPUs alone; ask for fp32, bf16 or int8"
     model = bundle.manifest.models.get(precision.value)
-    if model is not None and model.native_file is not None and judged_as("native", precision) == NARROW:
+    if model is not None and model.native_file is not None and parity_key("native", precision) == NARROW:
         failed = NARROW in model.backends
         cause = (
             "the native kernels with 8-bit products (VNNI) cannot be loaded"

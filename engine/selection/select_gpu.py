@@ -22,7 +22,7 @@ from .select_precision import choose_precision
 if TYPE_CHECKING:
     from ..backends.gpu_executor import GpuExecutor
 
-LEAST_CAPABILITY = (8, 0)
+MIN_CAPABILITY = (8, 0)
 """Lowest compute capability that the native kernels run on."""
 UNTRIED_ARCHITECTURES = ("modernbert",)
 """Model types whose native kernels have not run on a GPU yet (docs/decisions/0032). `backend="auto"` takes them last."""
@@ -215,7 +215,7 @@ def _no_native(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) ->
         return f"computes only fp16 on a GPU, not {precision.value}"
     if installed_bindings() != "cuda.bindings":
         return 'needs cuda-bindings: pip install "crossrt[cuda]"'
-    old = [gpus()[ordinal] for ordinal in ordinals if numbers(gpus()[ordinal].capability) < LEAST_CAPABILITY]
+    old = [gpus()[ordinal] for ordinal in ordinals if numbers(gpus()[ordinal].capability) < MIN_CAPABILITY]
     if old:
         return f"needs compute capability 8.0, and {old[0].name} has {old[0].capability}"
     model = bundle.manifest.models[precision.value]

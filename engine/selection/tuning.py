@@ -30,7 +30,7 @@ class Tuning:
     batch_size: int
 
     @classmethod
-    def stored(cls, bundle: Bundle, precision: Precision, threads: int) -> "Tuning | None":
+    def load(cls, bundle: Bundle, precision: Precision, threads: int) -> "Tuning | None":
         """Return the tuning stored for this model, processor, number of threads and backend versions, or None.
 
         A file that cannot be read or is not valid is ignored, and the model opens untuned.
@@ -47,7 +47,7 @@ class Tuning:
         return tuning if valid else None
 
     def store(self, bundle: Bundle, precision: Precision, threads: int) -> Path:
-        """Write the tuning atomically to the cache and return its file, which `stored` reads.
+        """Write the tuning atomically to the cache and return its file, which `load` reads.
 
         Raises OSError if the cache cannot be written, and BackendError if this user has none.
         """

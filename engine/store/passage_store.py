@@ -27,7 +27,7 @@ from ..text.encoded_pairs import TruncationSide
 
 STORE_SCHEMA = 1
 DESCRIPTION = "store.json"
-LONGEST_NAME = 255
+MAX_NAME_BYTES = 255
 """Largest passage id in bytes."""
 
 
@@ -77,7 +77,7 @@ class StoreDescription:
         """Raise ValueError unless the counts and the file sizes are consistent."""
         if self.id_type not in ("uint16", "uint32"):
             raise ValueError(f"id_type is {self.id_type!r}, expected uint16 or uint32")
-        if not (self.limit >= 1 and self.passages >= 1 and self.tokens >= 0 and 1 <= self.name_width <= LONGEST_NAME):
+        if not (self.limit >= 1 and self.passages >= 1 and self.tokens >= 0 and 1 <= self.name_width <= MAX_NAME_BYTES):
             raise ValueError("limit, passages, tokens or name_width is out of its range")
         sizes = {
             "ids.bin": self.tokens * np.dtype(self.id_type).itemsize,

@@ -22,7 +22,7 @@ import tokenizers
 from tqdm import tqdm
 
 from ..errors import DataFileError, StoreError
-from ..files.lock import check_owner, held, own_file
+from ..files.lock import check_owner, file_lock, open_own_file
 from ..files.publish import clear_abandoned, naming, put_in_place, replaced_text
 from ..files.record import read_json, record
 from ..files.source import Given, Line, Source
@@ -30,7 +30,7 @@ from ..files.texts import Text, check_columns, shown, text_of
 from ..text.encoded_pairs import Spans, TruncationSide, ragged
 from ..text.tokenizer import explained, largest_id
 from ..text.wordpiece import WordPiece, tokens_of
-from .passage_store import DESCRIPTION, LONGEST_NAME, PassageStore, StoreDescription, partial_path
+from .passage_store import DESCRIPTION, MAX_NAME_BYTES, PassageStore, StoreDescription, partial_path
 
 PIECE = 5_000
 """Passages between two writes of the progress: 0.04 seconds of work, or 0.7 seconds with the package tokenizers."""
@@ -68,7 +68,7 @@ class _Progress:
     def possible(self) -> bool:
         """Tell whether the numbers are plausible; the file that they come from may be damaged."""
         numbers = (self.line, self.passages, self.tokens, self.name_bytes)
-        return min(self.position, *numbers) >= 0 and 1 <= self.name_width <= LONGEST_NAME
+        return min(self.position, *numbers) >= 0 and 1 <= self.name_width <= MAX_NAME_BYTES
 
 
 def prepare(
@@ -138,7 +138,7 @@ def _locked(store: Path) -> Iterator[None]:
     store.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as holding:
         try:
-            holding.enter_context(held(store.with_name(f".{store.name}.lock")))
+            holding.enter_context(file_lock(store.with_name(f".{store.name}.lock")))
         except BlockingIOError as error:
             raise StoreError(
                 f"{store} is being written by another process; wait for it, or give another path"
@@ -230,8 +230,10 @@ def _grow(
 def checked_name(text: Text, line: Line) -> str:
     """Return a passage's id. Raises DataFileError for one that a store cannot hold."""
     # NumPy pads names with zero bytes, so a name that ends in one could not be told apart.
-    if "\0" in text.id or len(text.id.encode()) > LONGEST_NAME:
-        raise DataFileError(f"{line.where}: an id has 1 to {LONGEST_NAME} bytes and no zero byte; got {shown(text.id)}")
+    if "\0" in text.id or len(text.id.encode()) > MAX_NAME_BYTES:
+        raise DataFileError(
+            f"{line.where}: an id has 1 to {MAX_NAME_BYTES} bytes and no zero byte; got {shown(text.id)}"
+        )
     return text.id
 
 
@@ -283,7 +285,7 @@ def _save(partial: Path, state: _Progress) -> None:
 
 
 def _own(path: Path, mode: str) -> IO[bytes]:
-    opened: IO[bytes] = open(path, mode, opener=own_file)  # noqa: SIM115, Path.open takes no opener
+    opened: IO[bytes] = open(path, mode, opener=open_own_file)  # noqa: SIM115, Path.open takes no opener
     return opened
 
 

@@ -51,7 +51,7 @@ class PairTemplate:
         """Number of special tokens in a pair."""
         return len(self.before) + len(self.between) + len(self.after)
 
-    def room(
+    def kept_lengths(
         self, queries: npt.NDArray[np.int64], passages: npt.NDArray[np.int64], *, max_length: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return how many tokens of each query and of each passage are kept, int64 [n] each. The inputs are their lengths.
@@ -79,7 +79,7 @@ class PairTemplate:
         """
         query_ids, query_starts, query_lengths = queries
         ids, starts, lengths = passages
-        query_kept, kept = self.room(query_lengths, lengths, max_length=max_length)
+        query_kept, kept = self.kept_lengths(query_lengths, lengths, max_length=max_length)
         if truncation_side == "left":
             query_starts = query_starts + query_lengths - query_kept
             starts = starts + lengths - kept

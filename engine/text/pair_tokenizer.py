@@ -16,7 +16,7 @@ from ..options import whole
 from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide, ragged
 from .pair_template import PairTemplate
 from .text_limits import NO_LIMITS, TextLimits, clipped
-from .tokenizer import MOST_TOKENS, explained, largest_id, read_tokenizer
+from .tokenizer import MAX_TOKENS, explained, largest_id, read_tokenizer
 from .windows import WindowCounts, WindowedPairs, Windows
 from .wordpiece import WordPiece, tokens_of
 
@@ -37,8 +37,8 @@ class PairTokenizer:
     """The largest token type that the tokenizer gives."""
     _name = "the tokenizer"
     """The tokenizer's name in messages."""
-    _joining: PairTemplate | None = None
-    _shortening: tokenizers.Tokenizer | None = None
+    _cached_template: PairTemplate | None = None
+    _cached_truncating: tokenizers.Tokenizer | None = None
     """Created at the first use: how two texts are joined, and the tokenizer with truncation to `max_length`."""
 
     def __init__(
@@ -47,10 +47,9 @@ class PairTokenizer:
         *,
         max_length: int,
         truncation_side: TruncationSide = "right",
-        prompt: str | None = None,
     ) -> None:
         # A copy, since removing truncation and padding would change the caller's tokenizer.
-        self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length, truncation_side, prompt)
+        self._open(tokenizers.Tokenizer.from_str(tokenizer.to_str()), max_length, truncation_side, prompt=None)
 
     def _open(
         self, tokenizer: tokenizers.Tokenizer, max_length: int, truncation_side: TruncationSide, prompt: str | None
@@ -70,10 +69,8 @@ class PairTokenizer:
             self.largest_id = largest_id(tokenizer) if self._words is None else self._words.largest_id
             # The template of a tokenizer may have special tokens whose ids are not in the vocabulary.
             self.largest_id = max(self.largest_id, *probe.ids, -1)
-            if self.largest_id >= MOST_TOKENS:
-                raise ValueError(
-                    f"it has the token id {self.largest_id}, and {MOST_TOKENS - 1} is the largest possible"
-                )
+            if self.largest_id >= MAX_TOKENS:
+                raise ValueError(f"it has the token id {self.largest_id}, and {MAX_TOKENS - 1} is the largest possible")
             self.largest_type = max(probe.type_ids, default=0)
             if self.largest_type > 255:
                 raise ValueError(f"it gives the token type {self.largest_type}, and 255 is the largest possible")
@@ -101,14 +98,14 @@ class PairTokenizer:
         """
         other = copy.copy(self)
         other.max_length = self._checked_length(self._tokenizer, max_length)
-        other._shortening = None
+        other._cached_truncating = None
         return other
 
     def _checked_length(self, tokenizer: tokenizers.Tokenizer, max_length: int) -> int:
         with explained(self._name):
             special = tokenizer.num_special_tokens_to_add(is_pair=True)
         hint = f": a pair has {special} special tokens, and needs room for text"
-        return whole("max_length", max_length, least=special + 1, hint=hint)
+        return whole("max_length", max_length, minimum=special + 1, hint=hint)
 
     def encode(self, pairs: Sequence[tuple[str, str]], *, prompt: str | None = None) -> EncodedPairs:
         """Tokenize pairs of texts. `prompt`, which may be empty, replaces the tokenizer's own prompt in this call.
@@ -181,7 +178,7 @@ class PairTokenizer:
         (_, whole), (queries, passages) = self._limited(pairs, self.prompt if prompt is None else prompt, limits)
         windowed = self._windowed(queries, passages, windows)
         left = passages[1] - whole[1]  # tokens that each passage lost at its beginning
-        return replace(windowed, places=windowed.places + np.repeat(left, np.diff(windowed.offsets)))
+        return replace(windowed, window_starts=windowed.window_starts + np.repeat(left, np.diff(windowed.offsets)))
 
     def count_windows(
         self,
@@ -241,12 +238,12 @@ class PairTokenizer:
         cut = windows.cut(queries[2], passages, special_tokens=self._template.special_tokens)
         ids, starts, lengths = queries
         return WindowedPairs(
-            queries=(ids, starts[cut.owners], lengths[cut.owners]),
+            queries=(ids, starts[cut.passage_rows], lengths[cut.passage_rows]),
             passages=cut.spans,
             template=self._template,
             length=windows.length,
             offsets=cut.offsets,
-            places=cut.places,
+            window_starts=cut.window_starts,
         )
 
     def _spans(self, pairs: Sequence[tuple[str, str]], prompt: str) -> tuple[Spans, Spans]:
@@ -305,20 +302,20 @@ class PairTokenizer:
     # Not cached_property: before Python 3.12 it has a lock, which could stay locked for ever in a forked process.
     @property
     def _template(self) -> PairTemplate:
-        if self._joining is None:
-            self._joining = PairTemplate.of(self._tokenizer)
-        return self._joining
+        if self._cached_template is None:
+            self._cached_template = PairTemplate.of(self._tokenizer)
+        return self._cached_template
 
     @property
     def _truncating(self) -> tokenizers.Tokenizer:
-        if self._shortening is None:
+        if self._cached_truncating is None:
             # A copy: setting truncation while a thread encodes with the tokenizer raises "Already borrowed".
             tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
             tokenizer.enable_truncation(
                 max_length=self.max_length, strategy="longest_first", direction=self.truncation_side
             )
-            self._shortening = tokenizer
-        return self._shortening
+            self._cached_truncating = tokenizer
+        return self._cached_truncating
 
 
 def _check_unicode(pairs: Sequence[tuple[str, str]], cause: Exception | None = None) -> None:

@@ -26,7 +26,7 @@ class TextLimits:
     def __post_init__(self) -> None:
         for name, value, least in (("pair", self.pair, 1), ("query", self.query, 0), ("passage", self.passage, 0)):
             if value is not None:
-                whole(f"the limit of tokens of a {name}", value, least=least, hint=", or None for no limit")
+                whole(f"the limit of tokens of a {name}", value, minimum=least, hint=", or None for no limit")
         if self.side not in (None, *get_args(TruncationSide)):
             raise OptionError(f"side={self.side!r} of limits: give right or left, or None for the tokenizer's side")
 
@@ -38,10 +38,10 @@ class TextLimits:
 NO_LIMITS = TextLimits()
 
 
-def clipped(spans: Spans, most: int | None, side: TruncationSide) -> Spans:
-    """Cut each span to at most `most` tokens. It loses the others on `side`."""
+def clipped(spans: Spans, max_tokens: int | None, side: TruncationSide) -> Spans:
+    """Cut each span to at most `max_tokens` tokens. It loses the others on `side`."""
     ids, starts, lengths = spans
-    if most is None:
+    if max_tokens is None:
         return spans
-    kept = np.minimum(lengths, min(most, int(lengths.max(initial=0))))
+    kept = np.minimum(lengths, min(max_tokens, int(lengths.max(initial=0))))
     return ids, starts + (lengths - kept) if side == "left" else starts, kept

@@ -10,23 +10,23 @@ import tokenizers
 from ..errors import BundleError, CrossrtError
 from ..files.record import read_text
 
-MOST_BYTES = 1 << 28
+MAX_BYTES = 1 << 28
 """Largest accepted `tokenizer.json`. One of 250,000 tokens has 17 million bytes."""
-MOST_TOKENS = 1 << 24
+MAX_TOKENS = 1 << 24
 """Largest accepted number of token ids. No tokenizer has this many, but a damaged file might."""
 LARGE_NUMBER = re.compile(r":\s*\d{8}")
-"""Matches a number in JSON that may be a token id of `MOST_TOKENS` or more."""
+"""Matches a number in JSON that may be a token id of `MAX_TOKENS` or more."""
 
 
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Read a `tokenizer.json`. Raises BundleError, naming the file, if it is not a tokenizer or has ids beyond `MOST_TOKENS`."""
+    """Read a `tokenizer.json`. Raises BundleError, naming the file, if it is not a tokenizer or has ids beyond `MAX_TOKENS`."""
     with explained(path):
-        text = read_text(path, most=MOST_BYTES)
+        text = read_text(path, max_bytes=MAX_BYTES)
         tokenizer = tokenizers.Tokenizer.from_str(text)
         # Checked before `to_str`, which loops over all ids. The search is fast and usually avoids the call of `largest_id`.
-        if LARGE_NUMBER.search(text) and largest_id(tokenizer) >= MOST_TOKENS:
+        if LARGE_NUMBER.search(text) and largest_id(tokenizer) >= MAX_TOKENS:
             raise ValueError(
-                f"it has the token id {largest_id(tokenizer)}, and {MOST_TOKENS - 1} is the largest possible"
+                f"it has the token id {largest_id(tokenizer)}, and {MAX_TOKENS - 1} is the largest possible"
             )
     return tokenizer
 

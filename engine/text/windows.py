@@ -35,8 +35,8 @@ class Windows:
     aggregate: str = "max"
 
     def __post_init__(self) -> None:
-        whole("the length of windows", self.length, least=1)
-        whole("the stride of windows", self.stride, least=1)
+        whole("the length of windows", self.length, minimum=1)
+        whole("the stride of windows", self.stride, minimum=1)
         if self.stride > self.length:
             raise OptionError(
                 f"a stride of {self.stride} tokens would leave out tokens between windows of {self.length}; give at most that"
@@ -51,7 +51,7 @@ class Windows:
     def __str__(self) -> str:
         return f"{self.length} tokens, stride {self.stride}, {self.aggregate}"
 
-    def cut(self, queries: npt.NDArray[np.int64], passages: Spans, *, special_tokens: int) -> "CutPassages":
+    def cut(self, queries: npt.NDArray[np.int64], passages: Spans, *, special_tokens: int) -> "PassageWindows":
         """Cut passages into windows, for queries of these lengths (int64 [n], tokens).
 
         `passages` has one span for each query. Raises InputError, naming the pair, for a query that leaves no room.
@@ -59,10 +59,15 @@ class Windows:
         ids, starts, lengths = passages
         room, stride, counts = self._layout(queries, lengths, special_tokens)
         offsets = np.concatenate(([0], np.cumsum(counts)))
-        owners = np.repeat(np.arange(len(counts)), counts)
-        places = (np.arange(offsets[-1]) - offsets[:-1][owners]) * stride[owners]
-        sizes = np.minimum(room[owners], lengths[owners] - places)
-        return CutPassages(spans=(ids, starts[owners] + places, sizes), offsets=offsets, owners=owners, places=places)
+        passage_rows = np.repeat(np.arange(len(counts)), counts)
+        window_starts = (np.arange(offsets[-1]) - offsets[:-1][passage_rows]) * stride[passage_rows]
+        sizes = np.minimum(room[passage_rows], lengths[passage_rows] - window_starts)
+        return PassageWindows(
+            spans=(ids, starts[passage_rows] + window_starts, sizes),
+            offsets=offsets,
+            passage_rows=passage_rows,
+            window_starts=window_starts,
+        )
 
     def tokens(
         self, queries: npt.NDArray[np.int64], passages: npt.NDArray[np.int64], *, special_tokens: int
@@ -120,17 +125,17 @@ class Windows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CutPassages:
+class PassageWindows:
     """Windows of n passages, one after the other.
 
-    `spans` are the windows' tokens; `owners` int64 [windows] is the passage of each, `places` int64 [windows] the number
-    of its first token within the passage. The windows of passage i are `offsets[i]` to `offsets[i + 1]`, int64 [n + 1].
+    `spans` are the windows' tokens; `passage_rows` int64 [windows] is the passage of each, `window_starts` int64 [windows] the
+    number of its first token within the passage. The windows of passage i are `offsets[i]` to `offsets[i + 1]`, int64 [n + 1].
     """
 
     spans: Spans
     offsets: npt.NDArray[np.int64]
-    owners: npt.NDArray[np.int64]
-    places: npt.NDArray[np.int64]
+    passage_rows: npt.NDArray[np.int64]
+    window_starts: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -153,8 +158,8 @@ class WindowedPairs:
     """The windows of n query-passage pairs. `pairs` turns each window into a pair.
 
     `queries` and `passages` are the tokens of each window, which `template` joins to at most `length` tokens. The windows of
-    passage i are `offsets[i]` to `offsets[i + 1]`, int64 [n + 1]; `places` int64 [windows] is the number of each window's first
-    token within the passage. Overlapping windows share their tokens here; `pairs` copies them.
+    passage i are `offsets[i]` to `offsets[i + 1]`, int64 [n + 1]; `window_starts` int64 [windows] is the number of each window's
+    first token within the passage. Overlapping windows share their tokens here; `pairs` copies them.
     """
 
     queries: Spans
@@ -162,7 +167,7 @@ class WindowedPairs:
     template: PairTemplate
     length: int
     offsets: npt.NDArray[np.int64]
-    places: npt.NDArray[np.int64]
+    window_starts: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -181,7 +186,7 @@ class WindowedPairs:
             max_length=self.length,
         )
 
-    def parts(self, most_tokens: int) -> list[slice]:
-        """Split the windows into consecutive slices, each of at most `most_tokens` tokens or of a single window."""
-        windows, rows = len(self.places), max(1, most_tokens // self.length)
+    def parts(self, max_tokens: int) -> list[slice]:
+        """Split the windows into consecutive slices, each of at most `max_tokens` tokens or of a single window."""
+        windows, rows = len(self.window_starts), max(1, max_tokens // self.length)
         return [slice(begin, min(begin + rows, windows)) for begin in range(0, windows, rows)]

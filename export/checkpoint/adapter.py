@@ -14,9 +14,9 @@ from typing import Any
 from ...engine.bundle.resolve import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, fetched_checkpoint
 from ...engine.errors import CheckpointError, CrossrtError, SourceError
 from ...engine.process.telemetry import telemetry_off
-from .files import first_line, read_json, shown, some
+from .files import first_five, first_line, read_json, shown
 from .heads import head_of
-from .strangers import naming_alternatives, stranger_error
+from .unsupported import naming_alternatives, unsupported_error
 from .weights import BUFFERS, WEIGHTS, check_not_quantised, read_file, read_tensors, unwrapped
 
 BY_HAND = (
@@ -151,7 +151,7 @@ def _weights(path: Path) -> dict[str, Any]:
     odd = [name for name in tensors if not name.startswith(PREFIX)]
     if odd:
         raise CheckpointError(
-            f"{file} holds {some(odd)}, and peft's names begin with {PREFIX}; save the adapter with peft's save_pretrained()"
+            f"{file} holds {first_five(odd)}, and peft's names begin with {PREFIX}; save the adapter with peft's save_pretrained()"
         )
     return tensors
 
@@ -204,7 +204,7 @@ def _merge(
     if head_of(names) is None:
         fields |= {"architectures": [type(empty).__name__]}
         with naming_alternatives(path, fields, names):
-            raise stranger_error(path, fields, names)
+            raise unsupported_error(path, fields, names)
     stored = unwrapped(read_tensors(base), base)
     check_not_quantised(base, fields, stored)
     model, loading = type(empty).from_pretrained(
@@ -219,7 +219,7 @@ def _merge(
     random = sorted({*loading["missing_keys"], *mismatched} - {*adapter})
     if random:
         raise CheckpointError(
-            f"{path}: neither the adapter nor {base} holds {some(random)}, which would be left at random values; save the "
+            f"{path}: neither the adapter nor {base} holds {first_five(random)}, which would be left at random values; save the "
             "adapter with these modules in modules_to_save"
         )
     # A vocabulary that grew in training is in the adapter as a whole.
@@ -238,7 +238,7 @@ def _merge(
     if expected != set(adapter):
         raise CheckpointError(
             f"{path}: the adapter's tensors are not those that {ADAPTER_CONFIG} describes: "
-            + some(
+            + first_five(
                 [f"{name} is missing" for name in sorted(expected - set(adapter))]
                 + [f"{name} is not used" for name in sorted(set(adapter) - expected)]
             )
@@ -264,7 +264,7 @@ def _write_adapter(config: Mapping[str, Any], tensors: Mapping[str, Any], base: 
 
 def _copy_files(path: Path, base: Path, directory: Path) -> None:
     source = path if any(file.is_file() for name in TOKENIZER_FILES for file in path.glob(name)) else base
-    for place, names in ((source, (*TOKENIZER_FILES, *TOKENIZER_SETTINGS)), (path, OTHER_SETTINGS)):
-        for file in (found for name in names for found in place.glob(name)):
+    for folder, names in ((source, (*TOKENIZER_FILES, *TOKENIZER_SETTINGS)), (path, OTHER_SETTINGS)):
+        for file in (found for name in names for found in folder.glob(name)):
             if file.is_file():
                 shutil.copyfile(file, directory / file.name)

@@ -13,13 +13,21 @@ from ...engine.labels import label_number, margin, need_label, relevant_by_name
 from ...engine.text.encoded_pairs import TruncationSide
 from .adapter import Merged, is_adapter, merged
 from .dimensions import Dimensions, dimensions_of, pad_token_id_of
-from .files import check_activation, check_name, default_activation, label_names, longest, read_json, truncation_side
+from .files import (
+    check_activation,
+    check_name,
+    default_activation,
+    label_names,
+    max_length_of,
+    read_json,
+    truncation_side,
+)
 from .heads import DENSE_HEADS, DENSE_NORM_EPSILON, HEAD_LAYERS, Head, Layout, head_of
 from .modernbert import ModernBertDimensions, modernbert_dimensions
 from .modules import dense_head_of
 from .settings import Settings
-from .strangers import looks_known_and_is_not, naming_alternatives, stranger_error
 from .tensor_names import check_tensors, tensor_names
+from .unsupported import naming_alternatives, resembles_supported, unsupported_error
 from .weights import BUFFERS, check_not_quantised, read_tensors, unwrapped
 
 LABELS = ("num_labels", "id2label", "label2id")
@@ -38,7 +46,7 @@ class Checkpoint:
     `tensor` reads weights on demand, under crossrt's names: `word`, `position`, `type`, `embedding_norm`, `project`, `relative`,
     `layer.3.query`, ... and `head.0`, `head.norm`, `head.1`. It checks that they are finite.
 
-    - `leftover`: names of tensors that no part of the model uses.
+    - `unused_tensors`: names of tensors that no part of the model uses.
     - `wrapped`: whether prefixes and parts of PyTorch's wrappers were removed from the tensor names of the file.
     - `relevant_label`: the label to rank by; None if there are more than two labels and none was chosen.
     - `chosen_activation`: the caller's choice of `activation`; None if the caller chose none.
@@ -59,7 +67,7 @@ class Checkpoint:
     max_length: int
     truncation_side: TruncationSide
     pad_token_id: int
-    leftover: tuple[str, ...]
+    unused_tensors: tuple[str, ...]
     wrapped: bool
     settings: Settings
     token_types: bool
@@ -107,10 +115,10 @@ class Checkpoint:
         if dense is not None:
             layout, head, tensors = dense.layout, dense.head, dict(dense.tensors)
             config = {name: value for name, value in config.items() if name not in LABELS}
-        elif (found := head_of(tensors)) is not None and not looks_known_and_is_not(path, config, tensors):
+        elif (found := head_of(tensors)) is not None and not resembles_supported(path, config, tensors):
             layout, head = found
         else:
-            raise stranger_error(path, config, tensors)
+            raise unsupported_error(path, config, tensors)
         pad_token_id = pad_token_id_of(path, config, layout)
         if layout.encoder == "modernbert":
             dimensions: Dimensions = modernbert_dimensions(path, config, layout, tensors)
@@ -122,7 +130,7 @@ class Checkpoint:
         labels = check_tensors(path, config, layout, head, dimensions, names, tensors)
         check_activation(activation, labels)
         used = set(names.values())
-        leftover = tuple(name for name in tensors if name not in used and not name.endswith(BUFFERS))
+        unused_tensors = tuple(name for name in tensors if name not in used and not name.endswith(BUFFERS))
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
         settings = Settings.read(path)
         named = label_names(config, labels)
@@ -137,12 +145,12 @@ class Checkpoint:
             relevant_label=relevant_by_name(named, labels),
             chosen_activation=activation,
             activation=activation or default_activation(path, config, labels, own_class=head is Head.BERT_CAT),
-            max_length=longest(
+            max_length=max_length_of(
                 path / "tokenizer_config.json", tokenizer_config, dimensions.positions, saved=settings.max_length
             ),
             truncation_side=truncation_side(path, tokenizer_config),
             pad_token_id=pad_token_id,
-            leftover=leftover,
+            unused_tensors=unused_tensors,
             wrapped=wrapped,
             settings=settings,
             token_types="type.weight" in names and len(tensors[names["type.weight"]]) > 1,
@@ -169,7 +177,9 @@ class Checkpoint:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Tensors and settings of the files that are not used but may matter, in words."""
-        unused = (f"tensors that the model does not use: {', '.join(self.leftover)}",) if self.leftover else ()
+        unused = (
+            (f"tensors that the model does not use: {', '.join(self.unused_tensors)}",) if self.unused_tensors else ()
+        )
         code = (CUSTOM_CODE,) if self.config.get("auto_map") else ()
         left = self._merged.warnings if self._merged is not None else ()
         return (*unused, *code, *left, *self.settings.warnings)
@@ -230,7 +240,7 @@ class Checkpoint:
         values: npt.NDArray[np.float32] = self._tensors[original].float().numpy()
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.path}: the tensor {original} holds NaN or Inf; the training went wrong")
-        place, parts = self.layout.shares.get(name.split(".")[-2], (0, 1))
+        place, parts = self.layout.fused_parts.get(name.split(".")[-2], (0, 1))
         shared: npt.NDArray[np.float32] = np.split(values, parts)[place]
         return shared
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...engine.bundle.manifest import MOST_POSITIONS
+from ...engine.bundle.manifest import MAX_POSITIONS
 from ...engine.errors import CheckpointError
 from .disentangled import Disentangled
 from .files import shown, whole_number
@@ -63,7 +63,7 @@ def dimensions_of(
         positions, _ = table_shape(path, tensors, f"{embeddings}position_embeddings.weight")
     else:  # as in sentence-transformers; relative positions have no limit
         positions = disentangled.positions
-    numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
+    numbered = re.compile(re.escape(layout.prefix + layout.layer_prefix) + r"(\d{1,6})\.")
     layers = max((int(found[1]) + 1 for found in map(numbered.match, tensors) if found), default=0)
     if head is Head.BERT_CAT and "dim" not in config:
         # Its config names distilbert-base-uncased instead of dimensions: 12 heads of 64 channels, GELU, epsilon 1e-12.
@@ -75,10 +75,10 @@ def dimensions_of(
             )
         sizes = {"layers": layers, "hidden": 768, "heads": 12, "intermediate": 3072}
     else:
-        missing = [key for key in layout.dimensions.values() if config.get(key) is None]
+        missing = [key for key in layout.dimension_keys.values() if config.get(key) is None]
         if missing:
             raise CheckpointError(f"{file} does not give {', '.join(missing)}; it cannot be guessed from weights")
-        sizes = {ours: whole_number(file, config, theirs, least=1) for ours, theirs in layout.dimensions.items()}
+        sizes = {ours: whole_number(file, config, theirs, minimum=1) for ours, theirs in layout.dimension_keys.items()}
     if layout.encoder == "mpnet" and config.get("relative_attention_num_buckets") not in (None, MPNET_BUCKETS):
         raise CheckpointError(
             f"{file}: relative_attention_num_buckets is {shown(config['relative_attention_num_buckets'])}; only "
@@ -101,8 +101,8 @@ def dimensions_of(
         positions -= pad_token_id + 1
     if positions < 1:
         raise CheckpointError(f"{path}: no position embeddings are left after those up to pad_token_id {pad_token_id}")
-    if positions > MOST_POSITIONS:
-        raise CheckpointError(f"{path}: the model has {positions} positions; at most {MOST_POSITIONS} are supported")
+    if positions > MAX_POSITIONS:
+        raise CheckpointError(f"{path}: the model has {positions} positions; at most {MAX_POSITIONS} are supported")
     epsilon = epsilon_of(file, config, "layer_norm_eps", default=1e-7 if layout.encoder == "deberta" else 1e-12)
     return Dimensions(
         **sizes,
@@ -119,7 +119,7 @@ def dimensions_of(
 def _check_one_group(file: Path, config: Mapping[str, Any]) -> None:
     """Raise CheckpointError for an ALBERT that has more than one distinct layer. All of Google's have one."""
     for key in ("num_hidden_groups", "inner_group_num"):
-        if whole_number(file, config, key, least=0, default=1) != 1:
+        if whole_number(file, config, key, minimum=0, default=1) != 1:
             raise CheckpointError(f"{file}: {key} is {config[key]}; crossrt knows ALBERT with one layer for all, so 1")
 
 
@@ -142,8 +142,8 @@ def pad_token_id_of(path: Path, config: Mapping[str, Any], layout: Layout) -> in
     if layout.encoder == "mpnet":
         return 1
     if layout.positions_pass_over_padding:
-        return whole_number(path / "config.json", config, "pad_token_id", least=0, default=1)
-    return max(0, whole_number(path / "config.json", config, "pad_token_id", least=-(2**31), default=0))
+        return whole_number(path / "config.json", config, "pad_token_id", minimum=0, default=1)
+    return max(0, whole_number(path / "config.json", config, "pad_token_id", minimum=-(2**31), default=0))
 
 
 def table_shape(path: Path, tensors: Mapping[str, Any], name: str) -> tuple[int, int]:

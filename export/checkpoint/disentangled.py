@@ -24,7 +24,7 @@ class Disentangled:
 
     - `relative`: attention uses relative positions, which have 2 * `span` embeddings.
     - `c2p`, `p2c`: the attention scores have the content-to-position term, or the position-to-content term.
-    - `buckets`: if above 0, distances beyond `buckets` / 2 share embeddings, on a logarithmic scale up to `furthest`.
+    - `buckets`: if above 0, distances beyond `buckets` / 2 share embeddings, on a logarithmic scale up to `max_distance`.
     - `shared`: the relative embeddings are projected by the layers' own query and key weights.
     - `normed`: the relative embeddings go through LayerNorm first.
     - `absolute`: embeddings of absolute positions are added to the word embeddings.
@@ -36,7 +36,7 @@ class Disentangled:
     c2p: bool
     p2c: bool
     buckets: int
-    furthest: int
+    max_distance: int
     shared: bool
     normed: bool
     absolute: bool
@@ -48,39 +48,39 @@ class Disentangled:
         """Read the settings, with transformers' defaults. Raises CheckpointError for values that transformers does not accept,
         and for a model that crossrt does not support."""
         file = path / "config.json"
-        if whole_number(file, config, "conv_kernel_size", least=0, default=0):
+        if whole_number(file, config, "conv_kernel_size", minimum=0, default=0):
             raise CheckpointError(f"{file}: conv_kernel_size is {config['conv_kernel_size']}: {NO_CONVOLUTION}")
         _check_only(file, config, "pooler_hidden_act", "gelu")
         _check_only(file, config, "pooler_hidden_size", config.get("hidden_size"))
         _check_only(file, config, "attention_head_size", _head_size(config))
         terms = _terms(file, config)
-        positions = whole_number(file, config, "max_position_embeddings", least=1, default=512)
-        furthest = whole_number(file, config, "max_relative_positions", least=-(2**31), default=-1)
-        buckets = max(0, whole_number(file, config, "position_buckets", least=-(2**31), default=-1))
+        positions = whole_number(file, config, "max_position_embeddings", minimum=1, default=512)
+        max_distance = whole_number(file, config, "max_relative_positions", minimum=-(2**31), default=-1)
+        buckets = max(0, whole_number(file, config, "position_buckets", minimum=-(2**31), default=-1))
         relative = _flag(file, config, "relative_attention", default=False)
-        furthest = furthest if furthest >= 1 else positions
-        if relative and buckets and (buckets < 2 or furthest - 1 <= buckets // 2 < positions - 1):
+        max_distance = max_distance if max_distance >= 1 else positions
+        if relative and buckets and (buckets < 2 or max_distance - 1 <= buckets // 2 < positions - 1):
             raise CheckpointError(
-                f"{file}: position_buckets is {buckets}, with distances up to {furthest}; a number from 2 is expected, less than "
-                "twice the largest distance"
+                f"{file}: position_buckets is {buckets}, with distances up to {max_distance}; a number from 2 is expected, less "
+                "than twice the largest distance"
             )
         return cls(
             relative=relative,
             c2p="c2p" in terms,
             p2c="p2c" in terms,
             buckets=buckets,
-            furthest=furthest,
+            max_distance=max_distance,
             shared=_flag(file, config, "share_att_key", default=False),
             normed=_is_normed(file, config),
             absolute=_flag(file, config, "position_biased_input", default=True),
-            token_types=whole_number(file, config, "type_vocab_size", least=0, default=0) > 0,
+            token_types=whole_number(file, config, "type_vocab_size", minimum=0, default=0) > 0,
             positions=positions,
         )
 
     @property
     def span(self) -> int:
         """Half the number of relative-position embeddings."""
-        return self.buckets or self.furthest
+        return self.buckets or self.max_distance
 
     @property
     def scale(self) -> float:
@@ -99,7 +99,7 @@ class Disentangled:
         if self.buckets:
             middle = self.buckets // 2
             away = torch.where(values.abs() < middle, torch.tensor(middle - 1), values.abs())
-            last = torch.log(torch.tensor((self.furthest - 1) / middle))
+            last = torch.log(torch.tensor((self.max_distance - 1) / middle))
             logarithmic = torch.ceil(torch.log(away / middle) / last * (middle - 1)) + middle
             values = torch.where(away <= middle, values.float(), logarithmic * torch.sign(values)).long()
         rows: npt.NDArray[np.int64] = torch.clamp(values + self.span, 0, 2 * self.span - 1).numpy()

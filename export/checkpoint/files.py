@@ -11,7 +11,7 @@ from ...engine.errors import CheckpointError, OptionError
 from ...engine.files.record import SURROGATE
 from ...engine.text.encoded_pairs import TruncationSide
 
-LARGEST_JSON = 256 << 20
+MAX_JSON_BYTES = 256 << 20
 """Bytes. The largest of these files, tokenizer.json, has 17 MB for the vocabulary of XLM-R."""
 
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
@@ -27,7 +27,7 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
     Raises CheckpointError otherwise, and for a file that cannot be read, is too large or is not a JSON object.
     """
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, which no such file needs; fetch it again")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -74,23 +74,23 @@ def _without_config(path: Path) -> str:
     return f"{directory} has no {path.name}{where_models_are(directory) or f'; {EXPECTED}'}"
 
 
-def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, least: int, default: int | None = None) -> int:
+def whole_number(file: Path, fields: Mapping[str, Any], key: str, *, minimum: int, default: int | None = None) -> int:
     """Return an integer from the fields of a JSON file. Null counts as missing.
 
     Raises CheckpointError, naming the file and the key, if it is missing and has no `default`, is not an integer, or is less than
-    `least`.
+    `minimum`.
     """
     value = fields.get(key)
     if value is None:
         if default is None:
             raise CheckpointError(f"{file} does not give {key}; it cannot be guessed from weights")
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise CheckpointError(f"{file}: {key} is {shown(value)}; a whole number from {least} is expected")
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise CheckpointError(f"{file}: {key} is {shown(value)}; a whole number from {minimum} is expected")
     return value
 
 
-def longest(tokenizer_config: Path, fields: Mapping[str, Any], positions: int, *, saved: int | None) -> int:
+def max_length_of(tokenizer_config: Path, fields: Mapping[str, Any], positions: int, *, saved: int | None) -> int:
     """Return the maximum number of tokens of a pair, at most `positions`.
 
     It is the length that sentence-transformers `saved`, or else the tokenizer's `model_max_length`, `max_len` in old files.
@@ -202,6 +202,6 @@ def saved_by_sentence_transformers(path: Path) -> tuple[dict[str, Any], list[str
     return {}, [f"{SENTENCE_TRANSFORMERS}: {', '.join(left)} not applied, as sentence-transformers: {why}"]
 
 
-def some(names: list[str]) -> str:
+def first_five(names: list[str]) -> str:
     """Join the first five of these names, and add how many more there are."""
     return "; ".join(names[:5]) + (f"; and {len(names) - 5} more" if len(names) > 5 else "")

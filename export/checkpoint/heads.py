@@ -77,9 +77,9 @@ DENSE_HEADS = tuple(head for head in Head if head.value.startswith("dense"))
 class Layout:
     """The tensor names of a family of checkpoints, and how its trunk computes.
 
-    - `layer`: crossrt's name of each part of a layer, mapped to the checkpoint's name below `layers` + layer number.
-    - `dimensions`: crossrt's name of each dimension, mapped to the key in config.json.
-    - `shares`: parts that are stored concatenated in one tensor, each with its index and the number of parts.
+    - `layer_parts`: crossrt's name of each part of a layer, mapped to the checkpoint's name below `layer_prefix` + layer number.
+    - `dimension_keys`: crossrt's name of each dimension, mapped to the key in config.json.
+    - `fused_parts`: parts that are stored concatenated in one tensor, each with its index and the number of parts.
     - `projection`: the layer that projects narrower embeddings to the hidden size, for trunks that may have one.
     - `encoder`: how the trunk computes: like BERT, with DeBERTa's disentangled attention, with MPNet's relative-position bias, or
       like ModernBERT, whose first feed-forward layer has twice the outputs (the activation's inputs, then the gates).
@@ -89,11 +89,11 @@ class Layout:
 
     prefix: str
     model_type: str
-    layers: str
-    layer: Mapping[str, str]
-    dimensions: Mapping[str, str]
+    layer_prefix: str
+    layer_parts: Mapping[str, str]
+    dimension_keys: Mapping[str, str]
     token_types: bool
-    shares: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    fused_parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     projection: str | None = None
     encoder: Literal["bert", "deberta", "mpnet", "modernbert"] = "bert"
     shared_layers: bool = False
@@ -165,9 +165,9 @@ def _bert_like(prefix: str) -> Layout:
     return Layout(
         prefix=f"{prefix}.",
         model_type=prefix,
-        layers="encoder.layer.",
-        layer=_BERT_LAYER,
-        dimensions=_BERT_DIMENSIONS,
+        layer_prefix="encoder.layer.",
+        layer_parts=_BERT_LAYER,
+        dimension_keys=_BERT_DIMENSIONS,
         token_types=True,
         projection="embeddings_project" if prefix == "electra" else None,
         positions_pass_over_padding=prefix == "roberta",
@@ -177,9 +177,9 @@ def _bert_like(prefix: str) -> Layout:
 _DEBERTA = Layout(
     prefix="deberta.",
     model_type="deberta-v2",
-    layers="encoder.layer.",
-    layer=_DEBERTA_LAYER,
-    dimensions=_BERT_DIMENSIONS,
+    layer_prefix="encoder.layer.",
+    layer_parts=_DEBERTA_LAYER,
+    dimension_keys=_BERT_DIMENSIONS,
     token_types=True,
     projection="embeddings.embed_proj",
     encoder="deberta",
@@ -187,9 +187,9 @@ _DEBERTA = Layout(
 _MPNET = Layout(
     prefix="mpnet.",
     model_type="mpnet",
-    layers="encoder.layer.",
-    layer=_MPNET_LAYER,
-    dimensions=_BERT_DIMENSIONS,
+    layer_prefix="encoder.layer.",
+    layer_parts=_MPNET_LAYER,
+    dimension_keys=_BERT_DIMENSIONS,
     token_types=False,
     encoder="mpnet",
     positions_pass_over_padding=True,
@@ -197,9 +197,9 @@ _MPNET = Layout(
 _ALBERT = Layout(
     prefix="albert.",
     model_type="albert",
-    layers="encoder.albert_layer_groups.0.albert_layers.",
-    layer=_ALBERT_LAYER,
-    dimensions=_BERT_DIMENSIONS,
+    layer_prefix="encoder.albert_layer_groups.0.albert_layers.",
+    layer_parts=_ALBERT_LAYER,
+    dimension_keys=_BERT_DIMENSIONS,
     token_types=True,
     projection="encoder.embedding_hidden_mapping_in",
     shared_layers=True,
@@ -207,11 +207,11 @@ _ALBERT = Layout(
 _MODERNBERT = Layout(
     prefix="model.",
     model_type="modernbert",
-    layers="layers.",
-    layer=_MODERNBERT_LAYER,
-    dimensions=_BERT_DIMENSIONS,
+    layer_prefix="layers.",
+    layer_parts=_MODERNBERT_LAYER,
+    dimension_keys=_BERT_DIMENSIONS,
     token_types=False,
-    shares={"query": (0, 3), "key": (1, 3), "value": (2, 3)},
+    fused_parts={"query": (0, 3), "key": (1, 3), "value": (2, 3)},
     encoder="modernbert",
 )
 
@@ -220,9 +220,9 @@ def _distilbert(prefix: str) -> Layout:
     return Layout(
         prefix=f"{prefix}.",
         model_type="distilbert",
-        layers="transformer.layer.",
-        layer=_DISTILBERT_LAYER,
-        dimensions=_DISTILBERT_DIMENSIONS,
+        layer_prefix="transformer.layer.",
+        layer_parts=_DISTILBERT_LAYER,
+        dimension_keys=_DISTILBERT_DIMENSIONS,
         token_types=False,
     )
 

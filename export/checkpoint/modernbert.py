@@ -27,7 +27,7 @@ HIDDEN_ACTIVATIONS = (*ACTIVATIONS, "silu")
 HEAD_ACTIVATIONS = (*HIDDEN_ACTIVATIONS, "tanh")
 BIASES = {"norm_bias": False, "attention_bias": False, "mlp_bias": False, "classifier_bias": False}
 """Settings that say which parts have a bias, with their defaults. The last linear layer of the head always has one."""
-MOST_POSITIONS = 1 << 16
+MAX_POSITIONS = 1 << 16
 """Maximum number of positions. The graph stores sines and cosines of all positions. For 65,536 positions and heads of 64 channels
 they take 32 MiB per kind of attention."""
 Floats = npt.NDArray[np.float32]
@@ -70,8 +70,8 @@ def modernbert_dimensions(
     """Read sizes and settings. Raises CheckpointError, naming the setting and the allowed values, if one is not supported."""
     file = path / "config.json"
     vocab, _ = table_shape(path, tensors, f"{layout.prefix}embeddings.tok_embeddings.weight")
-    sizes = {ours: whole_number(file, config, theirs, least=1) for ours, theirs in layout.dimensions.items()}
-    numbered = re.compile(re.escape(layout.prefix + layout.layers) + r"(\d{1,6})\.")
+    sizes = {ours: whole_number(file, config, theirs, minimum=1) for ours, theirs in layout.dimension_keys.items()}
+    numbered = re.compile(re.escape(layout.prefix + layout.layer_prefix) + r"(\d{1,6})\.")
     layers = max((int(found[1]) + 1 for found in map(numbered.match, tensors) if found), default=0)
     if sizes["layers"] > layers:
         raise CheckpointError(f"{path}: config.json says {sizes['layers']} layers, and the weights have {layers}")
@@ -80,9 +80,9 @@ def modernbert_dimensions(
             f"{path}: hidden size {sizes['hidden']} gives {sizes['heads']} heads no even number of channels, and rotary "
             "positions turn channels in pairs"
         )
-    positions = whole_number(file, config, "max_position_embeddings", least=1)
-    if positions > MOST_POSITIONS:
-        raise CheckpointError(f"{file}: max_position_embeddings is {positions}; at most {MOST_POSITIONS} are supported")
+    positions = whole_number(file, config, "max_position_embeddings", minimum=1)
+    if positions > MAX_POSITIONS:
+        raise CheckpointError(f"{file}: max_position_embeddings is {positions}; at most {MAX_POSITIONS} are supported")
     return ModernBertDimensions(
         **sizes,
         disentangled=None,
@@ -95,7 +95,7 @@ def modernbert_dimensions(
         pooling=_choice(file, config, "classifier_pooling", POOLINGS, default="cls"),
         layer_types=_layer_types(file, config, sizes["layers"]),
         # No two tokens are further apart than that.
-        window=min(whole_number(file, config, "local_attention", least=1, default=128) // 2, positions),
+        window=min(whole_number(file, config, "local_attention", minimum=1, default=128) // 2, positions),
         thetas=_thetas(file, config),
         biased=frozenset(name for name, default in BIASES.items() if _flag(file, config, name, default=default)),
     )
@@ -105,9 +105,9 @@ def modernbert_tensor_names(layout: Layout, dimensions: ModernBertDimensions) ->
     """Return a mapping from crossrt's tensor names of the trunk to the checkpoint's. A bias that does not exist has no entry."""
     parts = {"embedding_norm": f"{layout.prefix}embeddings.norm", "final_norm": f"{layout.prefix}final_norm"}
     for number in range(dimensions.layers):
-        for ours, theirs in layout.layer.items():
+        for ours, theirs in layout.layer_parts.items():
             if (number, ours) != (0, "attention_norm"):  # the embeddings are already normalized
-                parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{number}.{theirs}"
+                parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layer_prefix}{number}.{theirs}"
     names = {"word.weight": f"{layout.prefix}embeddings.tok_embeddings.weight"}
     for ours, theirs in parts.items():
         names[f"{ours}.weight"] = f"{theirs}.weight"
@@ -140,7 +140,7 @@ def _bias_setting(part: str) -> str:
 def _layer_types(file: Path, config: Mapping[str, Any], layers: int) -> tuple[str, ...]:
     listed = config.get("layer_types")
     if listed is None:
-        every = whole_number(file, config, "global_attn_every_n_layers", least=1, default=3)
+        every = whole_number(file, config, "global_attn_every_n_layers", minimum=1, default=3)
         return tuple(SLIDING if number % every else FULL for number in range(layers))
     if not isinstance(listed, list) or len(listed) != layers or any(kind not in (FULL, SLIDING) for kind in listed):
         raise CheckpointError(

@@ -17,9 +17,9 @@ from .files import SENTENCE_TRANSFORMERS, read_json, shown
 from .heads import HEAD_LAYERS, Head, Layout, layout_of
 from .weights import read_tensors
 
-PLACE = re.compile(r"[0-9]{1,3}_(Pooling|Dense|LayerNorm)")
+MODULE_FOLDER = re.compile(r"[0-9]{1,3}_(Pooling|Dense|LayerNorm)")
 """The allowed folders of modules. Other folders are neither downloaded nor part of the cache key."""
-CHAINS = (["Dense"], ["Dense", "Dense"], ["Dense", "LayerNorm", "Dense"])
+HEAD_MODULES = (["Dense"], ["Dense", "Dense"], ["Dense", "LayerNorm", "Dense"])
 """The sequences of module classes that a head may consist of."""
 HEADS: Mapping[tuple[str, ...], Head] = {
     ("Identity",): Head.DENSE,
@@ -31,12 +31,12 @@ HEADS: Mapping[tuple[str, ...], Head] = {
     ("ReLU", "LayerNorm", "Identity"): Head.DENSE_RELU_NORM,
 }
 """The head for the activations of the Dense modules, with LayerNorm if it is between them."""
-TRUNKS = (
+SUPPORTED_TRUNKS = (
     "bert, electra, roberta, xlm-roberta, camembert, distilbert, deberta-v2, mpnet, albert and modernbert are known"
 )
 POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 """The supported pooling modes, by their names in older versions of sentence-transformers."""
-KNOWN = (
+SUPPORTED_MODULES = (
     "crossrt knows one Transformer whose head is part of it, and a Transformer, Pooling (cls or mean) and one or two Dense "
     "modules, the first with Tanh, GELU or ReLU, the last with Identity, and LayerNorm or nothing between"
 )
@@ -61,7 +61,7 @@ class Module:
     """One entry of modules.json: the name of the class, without its package, and the folder."""
 
     kind: str
-    place: str
+    folder: str
 
 
 def modules_of(path: Path) -> list[Module] | None:
@@ -80,21 +80,27 @@ def modules_of(path: Path) -> list[Module] | None:
         raise CheckpointError(f"{file} is not a list of modules ({type(error).__name__}: {error})") from error
     foreign = [kind for kind, _ in listed if not kind.startswith("sentence_transformers.")]
     if foreign:
-        raise CheckpointError(f"{file} names the class {foreign[0]}, which is code that crossrt does not run; {KNOWN}")
-    return [Module(kind.rpartition(".")[2], place) for kind, place in listed]
+        raise CheckpointError(
+            f"{file} names the class {foreign[0]}, which is code that crossrt does not run; {SUPPORTED_MODULES}"
+        )
+    return [Module(kind.rpartition(".")[2], folder) for kind, folder in listed]
 
 
 def check_modules(path: Path, modules: Sequence[Module]) -> None:
     """Raise CheckpointError for modules that are not a cross-encoder that crossrt supports."""
-    kinds, first = [module.kind for module in modules], [module.place for module in modules[:1]]
-    places = [module.place for module in modules[1:]]
-    known = kinds == ["Transformer"] or (kinds[:2] == ["Transformer", "Pooling"] and kinds[2:] in CHAINS)
-    if known and first == [""] and all(isinstance(place, str) and PLACE.fullmatch(place) for place in places):
+    kinds, first = [module.kind for module in modules], [module.folder for module in modules[:1]]
+    folders = [module.folder for module in modules[1:]]
+    known = kinds == ["Transformer"] or (kinds[:2] == ["Transformer", "Pooling"] and kinds[2:] in HEAD_MODULES)
+    if (
+        known
+        and first == [""]
+        and all(isinstance(folder, str) and MODULE_FOLDER.fullmatch(folder) for folder in folders)
+    ):
         return
-    words = ", ".join(f"{module.kind} in {module.place!r}" for module in modules)
+    words = ", ".join(f"{module.kind} in {module.folder!r}" for module in modules)
     if "LogitScore" in kinds:
         words += " (LogitScore reads one token's logit of a generative model)"
-    raise CheckpointError(f"{path / 'modules.json'} has the modules {words or '(none)'}; {KNOWN}")
+    raise CheckpointError(f"{path / 'modules.json'} has the modules {words or '(none)'}; {SUPPORTED_MODULES}")
 
 
 def dense_head_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> DenseHead | None:
@@ -111,27 +117,28 @@ def dense_head_of(path: Path, config: Mapping[str, Any], tensors: Mapping[str, A
     layout = layout_of(config.get("model_type"))
     if layout is None:
         raise CheckpointError(
-            f"{path / 'config.json'}: model_type is {shown(config.get('model_type'))}; under a head of Dense modules, {TRUNKS}"
+            f"{path / 'config.json'}: model_type is {shown(config.get('model_type'))}; under a head of Dense modules, "
+            f"{SUPPORTED_TRUNKS}"
         )
     _check_transformer(path)
-    pooling = _pooling(path / modules[1].place / "config.json")
+    pooling = _pooling(path / modules[1].folder / "config.json")
     head = _head_of(path, modules[2:])
     renamed = {
         name if name.startswith(layout.prefix) else f"{layout.prefix}{name}": value for name, value in tensors.items()
     }
-    layers = [path / module.place for module in modules[2:] if module.kind == "Dense"]
+    layers = [path / module.folder for module in modules[2:] if module.kind == "Dense"]
     width = None
-    for place, name in zip(layers, HEAD_LAYERS[head].linears, strict=True):
-        weight, bias = _linear(place)
+    for folder, name in zip(layers, HEAD_LAYERS[head].linears, strict=True):
+        weight, bias = _linear(folder)
         if width is not None and weight.shape[1] != width:
             raise CheckpointError(
-                f"{place}: the layer reads {weight.shape[1]} values, and the one before writes {width}"
+                f"{folder}: the layer reads {weight.shape[1]} values, and the one before writes {width}"
             )
         width = weight.shape[0]
         renamed |= {f"{name}.weight": weight, f"{name}.bias": bias}
     for module in modules[2:]:
         if module.kind == "LayerNorm":
-            renamed |= _norm(path / module.place, f"{HEAD_LAYERS[head].norm}")
+            renamed |= _norm(path / module.folder, f"{HEAD_LAYERS[head].norm}")
     return DenseHead(layout, head, pooling, renamed)
 
 
@@ -167,7 +174,7 @@ def _head_of(path: Path, modules: Sequence[Module]) -> Head:
     """Return the head that the Dense and LayerNorm modules form."""
     read, activations = "sentence_embedding", []
     for module in modules:
-        file = path / module.place / "config.json"
+        file = path / module.folder / "config.json"
         fields = read_json(file)
         if module.kind == "LayerNorm":
             if read != "sentence_embedding":
@@ -180,15 +187,17 @@ def _head_of(path: Path, modules: Sequence[Module]) -> Head:
             raise CheckpointError(f"{file}: module_input_name is {shown(name)}, and the module before writes {read!r}")
         read = fields.get("module_output_name") or read
         if fields.get("use_residual"):
-            raise CheckpointError(f"{file}: use_residual is {shown(fields['use_residual'])}; {KNOWN}")
+            raise CheckpointError(f"{file}: use_residual is {shown(fields['use_residual'])}; {SUPPORTED_MODULES}")
         activations.append(_activation(fields))
     if read != "scores":
         raise CheckpointError(
-            f"{path / modules[-1].place / 'config.json'}: module_output_name is {shown(read)}; 'scores' is expected"
+            f"{path / modules[-1].folder / 'config.json'}: module_output_name is {shown(read)}; 'scores' is expected"
         )
     head = HEADS.get(tuple(activations))
     if head is None:
-        raise CheckpointError(f"{path}: the Dense modules' activations are {', '.join(activations)}; {KNOWN}")
+        raise CheckpointError(
+            f"{path}: the Dense modules' activations are {', '.join(activations)}; {SUPPORTED_MODULES}"
+        )
     return head
 
 
@@ -199,22 +208,22 @@ def _activation(fields: Mapping[str, Any]) -> str:
     return named.rpartition(".")[2] if known else shown(named)
 
 
-def _linear(place: Path) -> tuple[Any, Any]:
+def _linear(folder: Path) -> tuple[Any, Any]:
     """Return a Dense module's weight [outputs, inputs] and bias [outputs], which is zeros if the module has none."""
-    tensors = read_tensors(place)
+    tensors = read_tensors(folder)
     weight = tensors.get("linear.weight")
     if weight is None or weight.ndim != 2:
         raise CheckpointError(
-            f"{place}: the weights hold {', '.join(tensors) or 'nothing'}; a table linear.weight is expected"
+            f"{folder}: the weights hold {', '.join(tensors) or 'nothing'}; a table linear.weight is expected"
         )
     return weight, tensors.get("linear.bias", weight.new_zeros(len(weight)))
 
 
-def _norm(place: Path, name: str) -> dict[str, Any]:
+def _norm(folder: Path, name: str) -> dict[str, Any]:
     """Return the weight and the bias of a LayerNorm module, named with the prefix `name`."""
-    tensors = read_tensors(place)
+    tensors = read_tensors(folder)
     if tensors.keys() != {"norm.weight", "norm.bias"}:
         raise CheckpointError(
-            f"{place}: the weights hold {', '.join(tensors) or 'nothing'}; norm.weight and norm.bias are expected"
+            f"{folder}: the weights hold {', '.join(tensors) or 'nothing'}; norm.weight and norm.bias are expected"
         )
     return {f"{name}.weight": tensors["norm.weight"], f"{name}.bias": tensors["norm.bias"]}

@@ -71,7 +71,7 @@ class Reference:
                     batch = {
                         name: torch.tensor([encoded[row][name] for row in rows])
                         for name in encoded[rows[0]]
-                        if name in self.model.takes
+                        if name in self.model.input_names
                     }
                     for row, each in zip(rows, self._computed(batch), strict=True):
                         logits[row] = each
@@ -82,7 +82,7 @@ class Reference:
     def batch_of(self, pair: tuple[str, str], max_length: int) -> dict[str, Any]:
         """Return the inputs of the model for one pair."""
         encoded = self._encoded(pair, max_length)
-        return {name: torch.tensor([ids]) for name, ids in encoded.items() if name in self.model.takes}
+        return {name: torch.tensor([ids]) for name, ids in encoded.items() if name in self.model.input_names}
 
     def _computed(self, batch: dict[str, Any]) -> npt.NDArray[np.float32]:
         try:

@@ -24,12 +24,12 @@ with telemetry_off():
 
 
 class StockModel(torch.nn.Module):
-    """A model of transformers. `takes` are the parameter names of its `forward`."""
+    """A model of transformers. `input_names` are the parameter names of its `forward`."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.takes = frozenset(inspect.signature(model.forward).parameters)
+        self.input_names = frozenset(inspect.signature(model.forward).parameters)
 
     def forward(self, encoded: dict[str, Any]) -> Any:
         """Return the logits of a batch, [rows, labels]."""
@@ -42,7 +42,7 @@ class TrunkAndLinear(torch.nn.Module):
     def __init__(self, trunk: Any, weight: Any, bias: Any) -> None:
         super().__init__()
         self.trunk = trunk
-        self.takes = frozenset(inspect.signature(trunk.forward).parameters)
+        self.input_names = frozenset(inspect.signature(trunk.forward).parameters)
         self.weight, self.bias = weight.float(), bias.float()
 
     def forward(self, encoded: dict[str, Any]) -> Any:
@@ -60,14 +60,14 @@ class TrunkAndDense(torch.nn.Module):
     def __init__(self, trunk: Any, path: Path) -> None:
         super().__init__()
         self.trunk = trunk
-        self.takes = frozenset(inspect.signature(trunk.forward).parameters)
+        self.input_names = frozenset(inspect.signature(trunk.forward).parameters)
         modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
         pooling = json.loads((path / modules[1]["path"] / "config.json").read_text(encoding="utf-8"))
         mode = pooling.get("pooling_mode") or ("cls" if pooling.get("pooling_mode_cls_token") else "mean")
         self.reads_cls = mode in ("cls", ["cls"])
         layers = (path / module["path"] for module in modules[2:])
         self.layers = torch.nn.Sequential(
-            *(_norm(place) if place.name.endswith("LayerNorm") else _dense(place) for place in layers)
+            *(_norm(folder) if folder.name.endswith("LayerNorm") else _dense(folder) for folder in layers)
         )
 
     def forward(self, encoded: dict[str, Any]) -> Any:
@@ -79,17 +79,17 @@ class TrunkAndDense(torch.nn.Module):
         return self.layers((tokens * mask).sum(dim=1) / mask.sum(dim=1))
 
 
-def _norm(place: Path) -> torch.nn.LayerNorm:
-    fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
+def _norm(folder: Path) -> torch.nn.LayerNorm:
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     norm = torch.nn.LayerNorm(fields["dimension"])
-    norm.load_state_dict({name.removeprefix("norm."): value for name, value in read_tensors(place).items()})
+    norm.load_state_dict({name.removeprefix("norm."): value for name, value in read_tensors(folder).items()})
     return norm
 
 
-def _dense(place: Path) -> torch.nn.Sequential:
-    fields = json.loads((place / "config.json").read_text(encoding="utf-8"))
+def _dense(folder: Path) -> torch.nn.Sequential:
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     linear = torch.nn.Linear(fields["in_features"], fields["out_features"], bias=fields.get("bias", True))
-    linear.load_state_dict({name.removeprefix("linear."): value for name, value in read_tensors(place).items()})
+    linear.load_state_dict({name.removeprefix("linear."): value for name, value in read_tensors(folder).items()})
     activation = fields.get("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")[2]
     return torch.nn.Sequential(linear, getattr(torch.nn, activation)())
 
@@ -159,7 +159,7 @@ def reference_model(checkpoint: Checkpoint, config: Any) -> StockModel | TrunkAn
 def _without_loading_bar() -> Iterator[None]:
     log: Any = transformers.utils.logging
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()  # Checkpoint.leftover already has the names of unused tensors
+    log.set_verbosity_error()  # Checkpoint.unused_tensors already has the names of unused tensors
     log.disable_progress_bar()
     try:
         yield

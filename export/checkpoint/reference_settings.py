@@ -33,9 +33,9 @@ def activation_of(checkpoint: Checkpoint) -> Callable[[Any], Any]:
     in_config = (config.get("sentence_transformers") or {}).get("activation_fn", ...)
     if in_config is ...:
         in_config = config.get("sbert_ce_default_activation_function")
-    for place in (_sentence_transformers_config(checkpoint.path).get("activation_fn"), in_config):
-        if isinstance(place, str) and place.startswith("torch."):
-            module, _, name = place.rpartition(".")
+    for class_path in (_sentence_transformers_config(checkpoint.path).get("activation_fn"), in_config):
+        if isinstance(class_path, str) and class_path.startswith("torch."):
+            module, _, name = class_path.rpartition(".")
             kind = getattr(import_module(module), name)
             return kind(dim=-1) if name == "Softmax" else kind()  # type: ignore[no-any-return]
     no_class = checkpoint.head is Head.BERT_CAT

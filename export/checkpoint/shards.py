@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.errors import CheckpointError
-from .files import read_json, shown, some
+from .files import first_five, read_json, shown
 
 SHARDS = {"model.safetensors.index.json": "model*.safetensors", "pytorch_model.bin.index.json": "pytorch_model*.bin"}
 """The index files, and the allowed names of their shards. Other files are neither downloaded nor part of the cache key."""
@@ -22,8 +22,8 @@ def read_shards(index: Path, read_file: Callable[[Path], dict[str, Any]]) -> dic
     missing = [name for name in listed if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{index.parent} lacks {len(missing)} of the {len(listed)} files that {index.name} names: {some(missing)}; fetch "
-            "the checkpoint again"
+            f"{index.parent} lacks {len(missing)} of the {len(listed)} files that {index.name} names: {first_five(missing)}; "
+            "fetch the checkpoint again"
         )
     tensors: dict[str, Any] = {}
     places: dict[str, str] = {}
@@ -32,10 +32,10 @@ def read_shards(index: Path, read_file: Callable[[Path], dict[str, Any]]) -> dic
         twice = [f"{tensor} is in {places[tensor]} and in {name}" for tensor in held if tensor in places]
         absent = [tensor for tensor in expected if tensor not in held]
         if twice:
-            raise CheckpointError(f"{index.parent}: {len(twice)} tensor(s) are stored twice: {some(twice)}")
+            raise CheckpointError(f"{index.parent}: {len(twice)} tensor(s) are stored twice: {first_five(twice)}")
         if absent:
             raise CheckpointError(
-                f"{index.parent / name} lacks {len(absent)} tensor(s) that {index.name} lists: {some(absent)}"
+                f"{index.parent / name} lacks {len(absent)} tensor(s) that {index.name} lists: {first_five(absent)}"
             )
         places |= dict.fromkeys(held, name)
         tensors |= held

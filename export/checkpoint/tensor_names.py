@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...engine.bundle.manifest import MOST_LABELS
+from ...engine.bundle.manifest import MAX_LABELS
 from ...engine.errors import CheckpointError
 from .dimensions import MPNET_BUCKETS, Dimensions, table_shape
-from .files import shown, some, whole_number
+from .files import first_five, shown, whole_number
 from .heads import DENSE_HEADS, HEAD_LAYERS, Head, Layout
 from .modernbert import ModernBertDimensions, modernbert_tensor_names
 
@@ -48,7 +48,7 @@ def _trunk_names(layout: Layout, dimensions: Dimensions) -> dict[str, str]:
             parts["project"] = projection
         else:  # DeBERTa's projection precedes LayerNorm and has no bias
             names["embeddings.project.weight"] = f"{projection}.weight"
-    layer = dict(layout.layer)
+    layer = dict(layout.layer_parts)
     if disentangled is not None and disentangled.relative:
         names["relative.weight"] = f"{layout.prefix}encoder.rel_embeddings.weight"
         if disentangled.normed:
@@ -58,9 +58,9 @@ def _trunk_names(layout: Layout, dimensions: Dimensions) -> dict[str, str]:
         if disentangled.p2c and not disentangled.shared:
             layer["position_query"] = "attention.self.pos_query_proj"
     for number in range(dimensions.layers):
-        place = 0 if layout.shared_layers else number
+        stored = 0 if layout.shared_layers else number
         for ours, theirs in layer.items():
-            parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layers}{place}.{theirs}"
+            parts[f"layer.{number}.{ours}"] = f"{layout.prefix}{layout.layer_prefix}{stored}.{theirs}"
     for ours, theirs in parts.items():
         names |= {f"{ours}.weight": f"{theirs}.weight", f"{ours}.bias": f"{theirs}.bias"}
     return names
@@ -82,16 +82,41 @@ def check_tensors(
     """
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
-        raise CheckpointError(f"{path}: {len(missing)} needed tensor(s) missing: {some(missing)}")
+        raise CheckpointError(f"{path}: {len(missing)} needed tensor(s) missing: {first_five(missing)}")
     unusable = [f"{theirs} {why}" for theirs in names.values() if (why := _why_no_weights(tensors[theirs]))]
     if unusable:
         raise CheckpointError(
-            f"{path}: {len(unusable)} tensor(s) hold no weights: {some(unusable)}; save the model again"
+            f"{path}: {len(unusable)} tensor(s) hold no weights: {first_five(unusable)}; save the model again"
         )
     last = len(HEAD_LAYERS[head].linears) - 1
     labels, _ = table_shape(path, tensors, names[f"head.{last}.weight"])
-    if labels > MOST_LABELS:
-        raise CheckpointError(f"{path}: the head has {labels} labels; at most {MOST_LABELS} are supported")
+    if labels > MAX_LABELS:
+        raise CheckpointError(f"{path}: the head has {labels} labels; at most {MAX_LABELS} are supported")
+    shapes = _expected_shapes(path, layout, head, dimensions, names, tensors, labels)
+    misshapen = [
+        f"{names[name]} is {list(tensors[names[name]].shape)}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if tuple(tensors[names[name]].shape) != shape
+    ]
+    if misshapen:
+        raise CheckpointError(f"{path}: {len(misshapen)} tensor(s) do not fit config.json: {first_five(misshapen)}")
+    declared = declared_labels(path, config)
+    if head is not Head.BERT_CAT and declared is not None and declared != labels:
+        raise CheckpointError(f"{path}: config.json declares {declared} labels, the head has {labels}")
+    return labels
+
+
+def _expected_shapes(
+    path: Path,
+    layout: Layout,
+    head: Head,
+    dimensions: Dimensions,
+    names: Mapping[str, str],
+    tensors: Mapping[str, Any],
+    labels: int,
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape that each tensor must have, by crossrt's name."""
+    last = len(HEAD_LAYERS[head].linears) - 1
     hidden = dimensions.hidden
     # A Dense module may have a width different from the model's.
     inner = table_shape(path, tensors, names["head.0.weight"])[0] if last and head in DENSE_HEADS else hidden
@@ -123,19 +148,9 @@ def check_tensors(
         elif role == "output":
             shapes[name] = (hidden, wide) if kind == "weight" else (hidden,)
         else:
-            rows = hidden * layout.shares[role][1] if role in layout.shares else hidden
+            rows = hidden * layout.fused_parts[role][1] if role in layout.fused_parts else hidden
             shapes[name] = (rows, hidden) if kind == "weight" else (rows,)
-    misshapen = [
-        f"{names[name]} is {list(tensors[names[name]].shape)}, expected {list(shape)}"
-        for name, shape in shapes.items()
-        if tuple(tensors[names[name]].shape) != shape
-    ]
-    if misshapen:
-        raise CheckpointError(f"{path}: {len(misshapen)} tensor(s) do not fit config.json: {some(misshapen)}")
-    declared = declared_labels(path, config)
-    if head is not Head.BERT_CAT and declared is not None and declared != labels:
-        raise CheckpointError(f"{path}: config.json declares {declared} labels, the head has {labels}")
-    return labels
+    return shapes
 
 
 def _why_no_weights(tensor: Any) -> str:
@@ -153,5 +168,5 @@ def declared_labels(path: Path, config: Mapping[str, Any]) -> int | None:
     names = config.get("id2label")
     if names is not None and not isinstance(names, dict):
         raise CheckpointError(f"{path}/config.json: id2label is {shown(names)}; names by label number are expected")
-    number = whole_number(path / "config.json", config, "num_labels", least=0, default=0)
+    number = whole_number(path / "config.json", config, "num_labels", minimum=0, default=0)
     return number or (len(names) if names else None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...engine.bundle.resolve import where_models_are
 from ...engine.errors import CheckpointError
-from .files import check_no_pointer, first_line, shown, some
+from .files import check_no_pointer, first_five, first_line, shown
 from .shards import SHARDS, read_shards
 
 SAFE_TORCH = "2.10"
@@ -46,7 +46,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
         ]
         if twice:
             raise CheckpointError(
-                f"{path}: the same tensor has its old and its new name: {some(twice)}; leave one of them out"
+                f"{path}: the same tensor has its old and its new name: {first_five(twice)}; leave one of them out"
             )
         tensors = {name.replace(old, new): value for name, value in tensors.items()}
     return tensors
@@ -125,7 +125,7 @@ def _check_state_dict(file: Path, tensors: Any) -> None:
         others = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor) or value.is_nested]
         if not others:
             return
-        found = f"a dictionary in which {some([shown(name) for name in others])} hold no tensors"
+        found = f"a dictionary in which {first_five([shown(name) for name in others])} hold no tensors"
     else:
         found = f"a {type(tensors).__name__}"
     raise CheckpointError(

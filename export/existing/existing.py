@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.bundle.bundle import Bundle
-from ...engine.bundle.manifest import MANIFEST, MOST_POSITIONS, ONNX_FILES, TOKENIZER, BundleModel, Manifest
+from ...engine.bundle.manifest import MANIFEST, MAX_POSITIONS, ONNX_FILES, TOKENIZER, BundleModel, Manifest
 from ...engine.errors import CheckpointError
 from ...engine.files.publish import check_target, published_directory
 from ...engine.labels import label_number, relevant_by_name
 from ...engine.text.pair_tokenizer import PairTokenizer
-from ...engine.text.tokenizer import MOST_TOKENS
+from ...engine.text.tokenizer import MAX_TOKENS
 from ..bundle.hub_files import write_hub_files
 from ..bundle.manifest import tool_versions, write_manifest
 from ..checkpoint.files import (
@@ -24,7 +24,7 @@ from ..checkpoint.files import (
     check_name,
     default_activation,
     label_names,
-    longest,
+    max_length_of,
     read_json,
     truncation_side,
     whole_number,
@@ -36,8 +36,16 @@ from .onnx_file import OnnxFile
 from .onnx_run import inputs_of, labels_of, session_of
 from .tokenizer_files import TokenizerFiles
 
-PLACES = ("model.onnx", "onnx/model.onnx")
-AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
+ONNX_PATHS = ("model.onnx", "onnx/model.onnx")
+POSITIONS_AFTER_PADDING = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "data2vec-text",
+)
 """Values of model_type for models whose positions begin after the padding id."""
 
 
@@ -48,7 +56,7 @@ def existing_onnx(directory: Path, name: str | None = None) -> Path | None:
     Raises CheckpointError, listing the directory's ONNX files, for any other name.
     """
     if name is None:
-        return next((directory / place for place in PLACES if (directory / place).is_file()), None)
+        return next((directory / place for place in ONNX_PATHS if (directory / place).is_file()), None)
     held = onnx_files(directory)
     found = [file for file in (name, f"onnx/{name}") if file in held]
     found = found or [file for file in held if Path(file).name == name]
@@ -87,13 +95,7 @@ def bundle_from_onnx(
     Raises CheckpointError when there is no ONNX model, when its inputs or output are not those of a cross-encoder, when its
     weights contain NaN or are outside the directory, when there is no tokenizer, and for settings that crossrt does not apply.
     """
-    if (directory / MANIFEST).is_file():
-        raise CheckpointError(f"{directory} is a bundle of crossrt already; open it as it is")
-    model = existing_onnx(directory, onnx_file)
-    if model is None:
-        held = onnx_files(directory)
-        others = f"; choose one with --onnx-file: {', '.join(held)}" if held else "; export it from PyTorch instead"
-        raise CheckpointError(f"{directory} holds no {' or '.join(PLACES)}{others}")
+    model = _needed_onnx(directory, onnx_file)
     check_name(directory)
     check_name(out.resolve())
     check_target(out, force=force)
@@ -112,7 +114,9 @@ def bundle_from_onnx(
     positions, pad_token_id = _positions(config_file, config), _pad_token_id(config_file, config)
     architecture = _architecture(config_file, config, inputs)
     settings = Settings.read(directory)
-    max_length = longest(directory / "tokenizer_config.json", tokenizer.config, positions, saved=settings.max_length)
+    max_length = max_length_of(
+        directory / "tokenizer_config.json", tokenizer.config, positions, saved=settings.max_length
+    )
     if len(modules_of(directory) or ()) > 1:
         raise CheckpointError(
             f"{directory / 'modules.json'} has a head of Dense modules, which is not in the ONNX file; export "
@@ -128,12 +132,7 @@ def bundle_from_onnx(
         text = tokenizer.json if types_fit else tokenizer.without_types()
         (partial / TOKENIZER).write_text(text, encoding="utf-8")
         pair_tokenizer = PairTokenizer.from_file(partial / TOKENIZER, max_length=max_length)
-        types = architecture["token_types"]
-        if types and pair_tokenizer.largest_type >= types:
-            raise CheckpointError(
-                f"{directory}: the tokenizer gives the token type {pair_tokenizer.largest_type}, and the model has {types}; "
-                "they do not belong together"
-            )
+        _check_types(directory, pair_tokenizer, architecture["token_types"])
         labels = labels_of(model, session, inputs, pair_tokenizer, pad_token_id, read.precision)
         _check_declared(directory, config, labels)
         check_activation(activation, labels)
@@ -178,6 +177,18 @@ def bundle_from_onnx(
     return Bundle.open(out)
 
 
+def _needed_onnx(directory: Path, name: str | None) -> Path:
+    """Return what `existing_onnx` returns. Raises CheckpointError for a bundle, and if there is no such file."""
+    if (directory / MANIFEST).is_file():
+        raise CheckpointError(f"{directory} is a bundle of crossrt already; open it as it is")
+    model = existing_onnx(directory, name)
+    if model is None:
+        held = onnx_files(directory)
+        others = f"; choose one with --onnx-file: {', '.join(held)}" if held else "; export it from PyTorch instead"
+        raise CheckpointError(f"{directory} holds no {' or '.join(ONNX_PATHS)}{others}")
+    return model
+
+
 def _check_inside(directory: Path, file: Path) -> None:
     """Raise CheckpointError for a link to outside the directory, except to files of the same repository in the hub cache."""
     root = directory.resolve()
@@ -186,6 +197,14 @@ def _check_inside(directory: Path, file: Path) -> None:
     blobs = [repository / "blobs"] if root.parent.name == "snapshots" else []
     if not any(target.is_relative_to(place) for place in (root, *blobs)):
         raise CheckpointError(f"{file} is a link to {target}, outside {directory}; put the file itself there")
+
+
+def _check_types(directory: Path, tokenizer: PairTokenizer, types: int | None) -> None:
+    if types and tokenizer.largest_type >= types:
+        raise CheckpointError(
+            f"{directory}: the tokenizer gives the token type {tokenizer.largest_type}, and the model has {types}; they do not "
+            "belong together"
+        )
 
 
 def _check_declared(directory: Path, config: Mapping[str, Any], labels: int) -> None:
@@ -199,23 +218,23 @@ def _architecture(file: Path, config: Mapping[str, Any], inputs: Collection[str]
     names = {"layers": "num_hidden_layers", "hidden_size": "hidden_size", "vocab_size": "vocab_size"}
     if "n_layers" in config:  # DistilBERT's
         names |= {"layers": "n_layers", "hidden_size": "dim"}
-    sizes = {ours: whole_number(file, config, theirs, least=1, default=0) or None for ours, theirs in names.items()}
+    sizes = {ours: whole_number(file, config, theirs, minimum=1, default=0) or None for ours, theirs in names.items()}
     kind = config.get("model_type")
     types: int | None = 0
     if "token_type_ids" in inputs:
-        types = whole_number(file, config, "type_vocab_size", least=0, default=0) or None
+        types = whole_number(file, config, "type_vocab_size", minimum=0, default=0) or None
     return {"model_type": kind if isinstance(kind, str) else None, **sizes, "token_types": types}
 
 
 def _positions(file: Path, config: Mapping[str, Any]) -> int:
     """Return the number of tokens of the longest pair that the model has positions for."""
-    positions = whole_number(file, config, "max_position_embeddings", least=1)
-    if str(config.get("model_type")) in AFTER_PADDING:
-        positions -= whole_number(file, config, "pad_token_id", least=0, default=1) + 1
-    if not 1 <= positions <= MOST_POSITIONS:
+    positions = whole_number(file, config, "max_position_embeddings", minimum=1)
+    if str(config.get("model_type")) in POSITIONS_AFTER_PADDING:
+        positions -= whole_number(file, config, "pad_token_id", minimum=0, default=1) + 1
+    if not 1 <= positions <= MAX_POSITIONS:
         raise CheckpointError(
             f"{file}: max_position_embeddings is {config['max_position_embeddings']}, which leaves {positions} positions for "
-            f"tokens; 1 to {MOST_POSITIONS} are supported"
+            f"tokens; 1 to {MAX_POSITIONS} are supported"
         )
     return positions
 
@@ -223,8 +242,8 @@ def _positions(file: Path, config: Mapping[str, Any]) -> int:
 def _pad_token_id(file: Path, config: Mapping[str, Any]) -> int:
     """Return the id of padding, 0 if config.json gives none or a negative one. Raises CheckpointError if the model lacks the
     id."""
-    number = max(0, whole_number(file, config, "pad_token_id", least=-(2**31), default=0))
-    vocabulary = whole_number(file, config, "vocab_size", least=1, default=MOST_TOKENS)
+    number = max(0, whole_number(file, config, "pad_token_id", minimum=-(2**31), default=0))
+    vocabulary = whole_number(file, config, "vocab_size", minimum=1, default=MAX_TOKENS)
     if number >= vocabulary:
         raise CheckpointError(f"{file}: pad_token_id is {number}, and the model has {vocabulary} token ids")
     return number

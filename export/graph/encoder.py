@@ -22,7 +22,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
 from .disentangled import DisentangledAttention
 from .mpnet import add_relative_bias
-from .numerics import HALF_SMALLEST, Numerics
+from .numerics import FP16_SMALLEST_NORMAL, Numerics
 from .typed_graph import TypedGraph
 
 ONNX_RUNTIME = "com.microsoft"  # the domain of ONNX Runtime's own operators
@@ -67,21 +67,23 @@ class EncoderGraph(TypedGraph):
         hidden = self.embeddings()
         mask = self.additive_mask()
         self.relative_positions()
-        bounds = self.bounds() if self.numerics.fused and self.checkpoint.layout.encoder == "bert" else None
+        fused_mask = self.fused_mask() if self.numerics.fused and self.checkpoint.layout.encoder == "bert" else None
         for number in range(layers):
-            hidden = self.layer(number, hidden, mask, bounds, cls_only=number == cls_layer)
+            hidden = self.layer(number, hidden, mask, fused_mask, cls_only=number == cls_layer)
         self.head(hidden)
 
     def embeddings(self) -> str:
         """Sum of word, position and token type embeddings after LayerNorm, [batch, sequence, hidden]."""
-        total = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
+        total = self.add("Gather", [self.checkpoint_constant("word.weight"), "input_ids"], "embeddings.word")
         if self.checkpoint.positions_pass_over_padding:
             total = self.add("Add", [total, self._roberta_positions()], "embeddings.word_position")
         elif self.checkpoint.has("position"):
-            position = self.first_rows(self.stored("position.weight"), self.length(), "embeddings.position")
+            position = self.first_rows(
+                self.checkpoint_constant("position.weight"), self.length(), "embeddings.position"
+            )
             total = self.add("Add", [total, position], "embeddings.word_position")
         if self.checkpoint.token_types:
-            kind = self.add("Gather", [self.stored("type.weight"), "token_type_ids"], "embeddings.type")
+            kind = self.add("Gather", [self.checkpoint_constant("type.weight"), "token_type_ids"], "embeddings.type")
             total = self.add("Add", [total, kind], "embeddings.sum")
         elif self.checkpoint.has("type"):
             row = self.constant("type.weight.0", self.checkpoint.tensor("type.weight")[0])
@@ -94,13 +96,13 @@ class EncoderGraph(TypedGraph):
 
     def _projected(self, normed: str) -> str:
         """Project embeddings that are narrower than the encoder to its width."""
-        if not self.numerics.quantized or self.numerics.half:
+        if not self.numerics.quantized or self.numerics.fp16:
             return self.linear("project", normed)
         # OpenVINO 2026.4 computes a linear layer incorrectly if its output is scaled and shifted before QuantizeLinear: in an
         # ALBERT with three layers the mean error of the logits was 0.28 instead of 0.003. An operator in between prevents this
         # fusion. (The maximum with the lowest FP32 number changes no value.)
         linear = self.linear("project", normed, output="project.linear")
-        return self.add("Max", [linear, self.lowest()], "project")
+        return self.add("Max", [linear, self.mask_value()], "project")
 
     def length(self) -> str:
         """The number of tokens including padding, int64 [1]. The nodes are added once."""
@@ -124,11 +126,11 @@ class EncoderGraph(TypedGraph):
         count = self.add("CumSum", [real, self.integers("axis_1", np.array(1))], "positions.count")
         count = self.add("Mul", [count, real], "positions.masked")
         ids = self.add("Add", [count, pad], "positions.ids")
-        return self.add("Gather", [self.stored("position.weight"), ids], "embeddings.position")
+        return self.add("Gather", [self.checkpoint_constant("position.weight"), ids], "embeddings.position")
 
-    def lowest(self) -> str:
+    def mask_value(self) -> str:
         """The value that masks a score: the lowest number of the graph's narrowest type. A row of -inf would become NaN."""
-        return self.constant("lowest", np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min))
+        return self.constant("lowest", np.float32(np.finfo(np.float16 if self.numerics.fp16 else np.float32).min))
 
     def additive_mask(self) -> str:
         """0 for tokens and the type's lowest number for padding, [batch, 1, 1, sequence], shared by all layers.
@@ -139,9 +141,9 @@ class EncoderGraph(TypedGraph):
         mask = self.add("Cast", [mask], "mask.float", to=self.numerics.type_of("mask.float"))
         inverted = self.add("Sub", [self.constant("one", np.float32(1)), mask], "mask.inverted")
         if self.checkpoint.layout.encoder != "mpnet":
-            return self.add("Mul", [inverted, self.lowest()], "mask.additive")
+            return self.add("Mul", [inverted, self.mask_value()], "mask.additive")
         # Half of the lowest number is low enough, and the bias can be added to it without overflow.
-        lowest = np.float32(np.finfo(np.float16 if self.numerics.half else np.float32).min)
+        lowest = np.float32(np.finfo(np.float16 if self.numerics.fp16 else np.float32).min)
         mask = self.add("Mul", [inverted, self.constant("half_lowest", lowest / 2)], "mask.additive")
         return self.add("Add", [mask, add_relative_bias(self, self.checkpoint, self.length())], "mask.biased")
 
@@ -150,7 +152,7 @@ class EncoderGraph(TypedGraph):
         if self._disentangled is not None:
             self._disentangled.add_positions(self.length())
 
-    def bounds(self) -> str:
+    def fused_mask(self) -> str:
         """The padding mask in the form of ONNX Runtime's fused attention, int32 [batch + 2 (batch + 1)].
 
         The first [batch] numbers are the tokens of each pair, without padding. The next [batch + 1] are the row at which each
@@ -169,10 +171,10 @@ class EncoderGraph(TypedGraph):
         together = self.add("Concat", [real, begins, begins], "mask.together", axis=0)
         return self.add("Cast", [together], "mask.bounds", to=TensorProto.INT32)
 
-    def layer(self, number: int, hidden: str, mask: str, bounds: str | None, *, cls_only: bool) -> str:
+    def layer(self, number: int, hidden: str, mask: str, fused_mask: str | None, *, cls_only: bool) -> str:
         """One encoder layer, [batch, sequence, hidden]; with `cls_only` its output is [batch, 1, hidden].
 
-        With `bounds` its attention is one fused operator, except with `cls_only`, where attention is too small to matter.
+        With `fused_mask` its attention is one fused operator, except with `cls_only`, where attention is too small to matter.
         """
         name = f"layer.{number}"
         query_input = hidden
@@ -185,15 +187,17 @@ class EncoderGraph(TypedGraph):
             if self.checkpoint.layout.encoder == "mpnet":
                 row = [self.integers(key, [value]) for key, value in (("zero", 0), ("one_int", 1), ("axis_2d", 2))]
                 mask = self.add("Slice", [mask, *row], "mask.cls")
-        if bounds is not None and not cls_only and self._fuses(hidden, *(f"{name}.{part}" for part in ATTENTION)):
-            context = self._fused_attention(name, hidden, bounds)
+        if fused_mask is not None and not cls_only and self._fuses(hidden, *(f"{name}.{part}" for part in ATTENTION)):
+            context = self._fused_attention(name, hidden, fused_mask)
         else:
             context = self._attention(name, query_input, hidden, mask)
-        attended = self._added(f"{name}.attention_output", f"{name}.attention", context, query_input, heads_in=True)
-        wide = self._activated(name, attended)
-        return self._added(f"{name}.output", f"{name}.output", wide, attended)
+        attended = self._residual_norm(
+            f"{name}.attention_output", f"{name}.attention", context, query_input, heads_in=True
+        )
+        wide = self._intermediate(name, attended)
+        return self._residual_norm(f"{name}.output", f"{name}.output", wide, attended)
 
-    def _added(self, linear: str, stem: str, value: str, skip: str, *, heads_in: bool = False) -> str:
+    def _residual_norm(self, linear: str, stem: str, value: str, skip: str, *, heads_in: bool = False) -> str:
         """A linear layer, the residual addition of `skip`, and LayerNorm."""
         residual, norm = f"{stem}_residual", f"{stem}_norm"
         if self._fuses(linear, residual):
@@ -205,10 +209,10 @@ class EncoderGraph(TypedGraph):
                 domain=ONNX_RUNTIME,
                 epsilon=self.checkpoint.dimensions.norm_eps,
             )
-        branch = self.rounded(f"{residual}.branch", self.linear(linear, value, heads_in=heads_in))
-        return self.norm(norm, self.add("Add", [branch, self.rounded(f"{residual}.skip", skip)], residual))
+        branch = self.quantize_dequantize(f"{residual}.branch", self.linear(linear, value, heads_in=heads_in))
+        return self.norm(norm, self.add("Add", [branch, self.quantize_dequantize(f"{residual}.skip", skip)], residual))
 
-    def _activated(self, layer: str, value: str) -> str:
+    def _intermediate(self, layer: str, value: str) -> str:
         """The first feed-forward layer and its activation."""
         kind, name, linear = self.checkpoint.dimensions.hidden_act, f"{layer}.activation", f"{layer}.intermediate"
         if kind in FUSED_GELUS and self._fuses(name, linear):
@@ -228,9 +232,9 @@ class EncoderGraph(TypedGraph):
         query = self._heads(query, perm=[0, 2, 1, 3])
         key = self._heads(key, perm=[0, 2, 3, 1])
         value = self._heads(value, perm=[0, 2, 1, 3])
-        return self.attended(name, query, key, value, mask, cls_only=query_input != hidden)
+        return self.attention(name, query, key, value, mask, cls_only=query_input != hidden)
 
-    def attended(self, name: str, query: str, key: str, value: str, mask: str, *, cls_only: bool = False) -> str:
+    def attention(self, name: str, query: str, key: str, value: str, mask: str, *, cls_only: bool = False) -> str:
         """Attention over heads [batch, heads, sequence, channels], with transposed keys; returns [batch, sequence, all heads].
 
         With `cls_only` the only query is `[CLS]`.
@@ -238,7 +242,7 @@ class EncoderGraph(TypedGraph):
         scores = self._scores(name, query, key, cls_only=cls_only)
         scores = self.add("Add", [scores, mask], f"{name}.attention_masked")
         weights = self.add("Softmax", [scores], f"{name}.attention_weights", axis=-1)
-        weights = self.rounded(f"{name}.attention_weights", weights)
+        weights = self.quantize_dequantize(f"{name}.attention_weights", weights)
         context = self.add("MatMul", [weights, value], f"{name}.context_heads")
         context = self.add("Transpose", [context], f"{name}.context_transposed", perm=[0, 2, 1, 3])
         merged = self.integers("merge_heads", [0, 0, self._all_heads])
@@ -253,13 +257,13 @@ class EncoderGraph(TypedGraph):
         rows = self.add("Transpose", [f"{name}.key.split"], f"{name}.key.rows", perm=[0, 2, 1, 3])
         return self._disentangled.add_terms(name, content, query, rows, output, cls_only=cls_only)
 
-    def _fused_attention(self, name: str, hidden: str, bounds: str) -> str:
+    def _fused_attention(self, name: str, hidden: str, fused_mask: str) -> str:
         weight, bias = self._weights([f"{name}.{part}" for part in ("query", "key", "value")], (self._scale,))
         weight, bias = self._with_padded_heads(weight, axis=0), self._with_padded_heads(bias, axis=0)
         weights = self.constant(f"{name}.query_key_value.weight", weight.T)
         return self.add(
             "Attention",
-            [hidden, weights, self.constant(f"{name}.query_key_value.bias", bias), bounds],
+            [hidden, weights, self.constant(f"{name}.query_key_value.bias", bias), fused_mask],
             f"{name}.context",
             domain=ONNX_RUNTIME,
             num_heads=self.checkpoint.dimensions.heads,
@@ -280,7 +284,7 @@ class EncoderGraph(TypedGraph):
         split = self.integers("split_heads", [0, 0, self.checkpoint.dimensions.heads, self._padded_head])
         heads = self.add("Reshape", [projected, split], f"{projected}.split")
         heads = self.add("Transpose", [heads], f"{projected}.heads", perm=perm)
-        return self.rounded(heads, heads)
+        return self.quantize_dequantize(heads, heads)
 
     def head(self, hidden: str) -> None:
         """Compute `logits` [batch, labels] from `hidden`: [batch, 1, hidden] of `[CLS]`, or [batch, sequence, hidden] if the head
@@ -327,12 +331,14 @@ class EncoderGraph(TypedGraph):
         weight, bias = self._weights(layers or (name,), scales)
         quantization = self.numerics.quantized.get(name)
         # TensorRT rejects a scale that FP16 rounds to 0, and a subnormal scale has too few significant bits.
-        least = HALF_SMALLEST if self.numerics.half else 0.0
+        least = FP16_SMALLEST_NORMAL if self.numerics.fp16 else 0.0
         if heads_out:
             weight, bias = self._with_padded_heads(weight, axis=0), self._with_padded_heads(bias, axis=0)
         if heads_in:
             weight = self._with_padded_heads(weight, axis=1)
-            quantization = quantization and quantization.spread(self._heads_places(weight.shape[1]), weight.shape[1])
+            quantization = quantization and quantization.spread(
+                self._unpadded_channels(weight.shape[1]), weight.shape[1]
+            )
         if quantization is not None:
             bias = bias + quantization.bias(weight, least)
         constant = self.constant(f"{name}.bias", bias)
@@ -344,20 +350,23 @@ class EncoderGraph(TypedGraph):
         # All operators around the MatMul have one type, because a Cast between them would prevent the INT8 kernel.
         kind = self.numerics.type_of(f"{name}.product", [value])
         smooth = value
-        if quantization.smoothing is not None:
-            smoothing = self.constant(f"{name}.smoothing", 1 / quantization.smoothing)
+        if quantization.smoothing_factors is not None:
+            smoothing = self.constant(f"{name}.smoothing", 1 / quantization.smoothing_factors)
             smooth = self.add("Mul", [value, smoothing], f"{name}.smoothed", kind=kind)
         if quantization.shift is not None:
             shift = self.constant(f"{name}.shift", quantization.shift)
             smooth = self.add("Sub", [smooth, shift], f"{name}.shifted", kind=kind)
-        operands = [self.rounded(name, smooth, kind), self._weight(name, *quantization.weight(weight, least), kind)]
+        operands = [
+            self.quantize_dequantize(name, smooth, kind),
+            self._weight(name, *quantization.weight(weight, least), kind),
+        ]
         product = self.add("MatMul", operands, f"{name}.product", kind=kind)
-        if not quantization.kept:
+        if not quantization.outlier_channels:
             return self.add("Add", [product, constant], output or name)
         # The outlier channels in floating point. The bias is added to their product, which saves one pass over the large tensor.
-        channels = self.integers(f"{name}.channels", quantization.kept)
+        channels = self.integers(f"{name}.channels", quantization.outlier_channels)
         kept = self.add("Gather", [value, channels], f"{name}.kept", kind=kind, axis=2)
-        kept_weight = self.constant(f"{name}.kept_weight", weight[:, list(quantization.kept)].T)
+        kept_weight = self.constant(f"{name}.kept_weight", weight[:, list(quantization.outlier_channels)].T)
         kept = self.add("MatMul", [kept, kept_weight], f"{name}.kept_product", kind=kind)
         kept = self.add("Add", [kept, constant], f"{name}.kept_biased", kind=kind)
         return self.add("Add", [product, kept], output or name)
@@ -372,7 +381,7 @@ class EncoderGraph(TypedGraph):
 
     def _fuses(self, *inside: str) -> bool:
         """Tell whether all tensors with these name prefixes can be in one fused operator: none is INT8 or kept in FP32."""
-        kept = {*self.numerics.float32, *self.numerics.quantized}
+        kept = {*self.numerics.fp32_tensors, *self.numerics.quantized}
         return self.numerics.fused and not any(name.startswith(inside) for name in kept)
 
     def _weights(
@@ -390,7 +399,7 @@ class EncoderGraph(TypedGraph):
             biases.append((bias * np.float64(scale)).astype(np.float32))
         return np.concatenate(weights), np.concatenate(biases)
 
-    def _heads_places(self, channels: int) -> npt.NDArray[np.int64]:
+    def _unpadded_channels(self, channels: int) -> npt.NDArray[np.int64]:
         """Return the index of each of the checkpoint's channels among the `channels` of the padded heads."""
         return np.arange(channels).reshape(-1, self._padded_head)[:, : self._head].reshape(-1)
 
@@ -399,10 +408,10 @@ class EncoderGraph(TypedGraph):
         shape = list(values.shape)
         shape[axis] = shape[axis] // self._head * self._padded_head
         padded = np.zeros(shape, dtype=values.dtype)
-        np.moveaxis(padded, axis, 0)[self._heads_places(shape[axis])] = np.moveaxis(values, axis, 0)
+        np.moveaxis(padded, axis, 0)[self._unpadded_channels(shape[axis])] = np.moveaxis(values, axis, 0)
         return padded
 
-    def rounded(self, point: str, value: str, kind: int | None = None) -> str:
+    def quantize_dequantize(self, point: str, value: str, kind: int | None = None) -> str:
         """Return the tensor after QuantizeLinear and DequantizeLinear, or unchanged if `point` is not quantized.
 
         `kind` is the type of the result, by default that of the point.
@@ -438,9 +447,9 @@ class EncoderGraph(TypedGraph):
         return self.add("LayerNormalization", [value, *self._norm_weights(name)], name, axis=-1, epsilon=epsilon)
 
     def _norm_weights(self, name: str) -> list[str]:
-        weight = self.stored(f"{name}.weight")
+        weight = self.checkpoint_constant(f"{name}.weight")
         if self.checkpoint.has_bias(name):
-            return [weight, self.stored(f"{name}.bias")]
+            return [weight, self.checkpoint_constant(f"{name}.bias")]
         return [weight, self.constant("no_bias", np.zeros(self.checkpoint.dimensions.hidden, dtype=np.float32))]
 
     def activation(self, kind: str, value: str, name: str) -> str:
@@ -469,6 +478,6 @@ class EncoderGraph(TypedGraph):
         gated = self.add("Mul", [value, gate], f"{name}.gated")
         return self.add("Mul", [gated, half], name)
 
-    def stored(self, name: str) -> str:
+    def checkpoint_constant(self, name: str) -> str:
         """Register a tensor of the checkpoint as a constant under its own name."""
         return self.constant(name, self.checkpoint.tensor(name))

@@ -41,7 +41,7 @@ class ModernBertGraph(EncoderGraph):
         for kind in dict.fromkeys(dimensions.layer_types):
             self._masks[kind] = self._window(padding) if kind == SLIDING else padding
             self._rotary[kind] = self._rotary_constants(kind)
-        word = self.add("Gather", [self.stored("word.weight"), "input_ids"], "embeddings.word")
+        word = self.add("Gather", [self.checkpoint_constant("word.weight"), "input_ids"], "embeddings.word")
         hidden = self.norm("embedding_norm", word)
         for number in range(dimensions.layers):
             last = number == dimensions.layers - 1
@@ -56,7 +56,7 @@ class ModernBertGraph(EncoderGraph):
         distance = self.add("Abs", [self.add("Sub", [column, row], "positions.difference")], "positions.distance")
         window = self.integers("positions.window", self._dimensions.window)
         far = self.add("Greater", [distance, window], "positions.far")
-        return self.add("Where", [far, self.lowest(), padding], "mask.window")
+        return self.add("Where", [far, self.mask_value(), padding], "mask.window")
 
     def _rotary_constants(self, kind: str) -> tuple[str, str]:
         """Cosines and sines, [sequence, channels of a head], in the form that `_with_rotary` expects."""
@@ -101,7 +101,7 @@ class ModernBertGraph(EncoderGraph):
             query = self._with_rotary(query, *rotary)
         key = self._with_rotary(self._heads(key, perm=[0, 2, 1, 3]), *rotary)
         key = self.add("Transpose", [key], f"{key}.transposed", perm=[0, 1, 3, 2])
-        return self.attended(name, query, key, self._heads(value, perm=[0, 2, 1, 3]), mask)
+        return self.attention(name, query, key, self._heads(value, perm=[0, 2, 1, 3]), mask)
 
     def _with_rotary(self, heads: str, cosines: str, sines: str) -> str:
         """Apply the rotary embedding: rotate each pair of channels (c, c + d/2) of [batch, heads, sequence, d] by its angle.

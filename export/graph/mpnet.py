@@ -8,7 +8,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.dimensions import MPNET_BUCKETS
 from .typed_graph import TypedGraph
 
-FURTHEST = 128
+MAX_DISTANCE = 128
 """All distances from this one on share the last bucket. It is transformers' default, which no configuration can change."""
 
 
@@ -39,7 +39,7 @@ def buckets(distances: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     half = MPNET_BUCKETS // 2
     exact = half // 2
     away = backwards.abs()
-    logarithmic = torch.log(away.float() / exact) / np.log(FURTHEST / exact) * (half - exact)
+    logarithmic = torch.log(away.float() / exact) / np.log(MAX_DISTANCE / exact) * (half - exact)
     far = (exact + logarithmic.clamp(min=0).long()).clamp(max=half - 1)
     chosen: npt.NDArray[np.int64] = ((backwards < 0) * half + torch.where(away < exact, away, far)).numpy()
     return chosen

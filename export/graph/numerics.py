@@ -11,15 +11,15 @@ from onnx import TensorProto
 from ...calibration.quantization import Quantization
 
 FLOATS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
-HALF_MAX = float(np.finfo(np.float16).max)  # 65,504
-HALF_SMALLEST = float(np.finfo(np.float16).smallest_normal)  # 6.1e-5
+FP16_MAX = float(np.finfo(np.float16).max)  # 65,504
+FP16_SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)  # 6.1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
     """The data types of a graph's tensors, by the tensors' names.
 
-    All tensors are FP32 unless `half`. With `half` they are FP16, with these exceptions: the head; the tensors in `float32`;
+    All tensors are FP32 unless `fp16`. With `fp16` they are FP16, with these exceptions: the head; the tensors in `fp32_tensors`;
     every tensor that is computed directly from one of those, because a value that FP16 cannot represent must not be cast to it;
     and every tensor that is computed from a weight beyond FP16's range.
 
@@ -29,20 +29,20 @@ class Numerics:
     know these operators.
     """
 
-    half: bool = False
-    float32: frozenset[str] = frozenset()
+    fp16: bool = False
+    fp32_tensors: frozenset[str] = frozenset()
     quantized: Mapping[str, Quantization] = field(default_factory=dict)
     head_multiple: int = 1
     fused: bool = False
 
     def type_of(self, output: str, inputs: Iterable[str] = (), weights: Sequence[npt.NDArray[Any]] = ()) -> int:
         """Return the ONNX type of the node that computes `output` from the tensors `inputs` and the constants `weights`."""
-        if not self.half or output == "logits" or output.startswith("head."):
+        if not self.fp16 or output == "logits" or output.startswith("head."):
             return TensorProto.FLOAT
-        wide = any(name in self.float32 for name in (output, *inputs))
-        wide = wide or any(np.abs(weight).max(initial=0) > HALF_MAX for weight in weights)
+        wide = any(name in self.fp32_tensors for name in (output, *inputs))
+        wide = wide or any(np.abs(weight).max(initial=0) > FP16_MAX for weight in weights)
         return TensorProto.FLOAT if wide else TensorProto.FLOAT16
 
 
 FP32 = Numerics()
-FP16 = Numerics(half=True, head_multiple=8)
+FP16 = Numerics(fp16=True, head_multiple=8)

@@ -16,8 +16,8 @@ from .modernbert import ModernBertGraph
 from .numerics import FP32, Numerics
 
 OPSET = 17  # the lowest with LayerNormalization, and the highest that TensorRT 8.6 can parse
-OPSET_OF_HALF_SCALES = 19  # the lowest whose QuantizeLinear accepts FP16
-IR_VERSIONS = {OPSET: 8, OPSET_OF_HALF_SCALES: 9}
+OPSET_WITH_FP16_SCALES = 19  # the lowest whose QuantizeLinear accepts FP16
+IR_VERSIONS = {OPSET: 8, OPSET_WITH_FP16_SCALES: 9}
 EXTERNAL_DATA_ABOVE = 1_900_000_000  # bytes; a protobuf message holds at most 2 GiB
 
 
@@ -63,7 +63,7 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", checkpoint.labels])],
         graph.initializers,
     )
-    opset = OPSET_OF_HALF_SCALES if numerics.half and numerics.quantized else OPSET
+    opset = OPSET_WITH_FP16_SCALES if numerics.fp16 and numerics.quantized else OPSET
     return helper.make_model(
         proto,
         opset_imports=[

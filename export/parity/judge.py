@@ -22,7 +22,7 @@ from ..graph.writer import save
 from .parity import judge_of, parity
 from .report import ParityReport
 
-FIRST = ONNX_BACKENDS[0]
+DEFAULT_BACKEND = ONNX_BACKENDS[0]
 """The default backend. Its report is the main report of a precision."""
 
 
@@ -47,7 +47,7 @@ class ParityJudge:
         self.progress = progress
 
     def report(
-        self, bundle: Bundle, precision: Precision, *, backend: str = FIRST, ranked: bool = True
+        self, bundle: Bundle, precision: Precision, *, backend: str = DEFAULT_BACKEND, ranked: bool = True
     ) -> ParityReport:
         """Compare a model of a bundle, computed by a backend, with PyTorch. Without `ranked` the judging set is skipped."""
         expected, judge = self._reference

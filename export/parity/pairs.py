@@ -59,15 +59,15 @@ _EDGES = (
 )
 
 
-LONGEST = 512
+MAX_WORDS = 512
 """Maximum number of words of a text. The memory of attention grows with the square of the tokens: the attention scores of one
 layer of a base model take 52 GB for a batch of sixteen pairs of 8,192 tokens, but 1.3 GB for sixteen pairs of 1,300 tokens. Two
 texts of this length have about 1,300 tokens."""
 
 
 def builtin_pairs(max_length: int) -> list[tuple[str, str]]:
-    """Return the built-in pairs. Texts on either side have from one word to more than `max_length` tokens or `LONGEST` words."""
-    max_length = min(max_length, LONGEST)
+    """Return the built-in pairs. Either text has from one word to more than `max_length` tokens or `MAX_WORDS` words."""
+    max_length = min(max_length, MAX_WORDS)
     pairs = [(query, passage) for query in _QUERIES for passage in _PASSAGES]
     pairs += _EDGES
     for words in sorted({1, 7, 8, 9, 63, 64, 65, max_length // 2, max_length - 4, max_length, max_length + 40}):

@@ -129,7 +129,7 @@ def _in_mixed_batches(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> 
 
 def _in_one_batch(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> Floats:
     encoded = model.encode(pairs)
-    plan = plan_single_batch(encoded.lengths, few_shapes_to=model.bundle.manifest.max_positions)
+    plan = plan_single_batch(encoded.lengths, bucket_up_to=model.bundle.manifest.max_positions)
     logits = np.empty((len(pairs), model.num_labels), dtype=np.float32)
     for batch in plan.batches(encoded, pad_id=model.bundle.manifest.pad_token_id):
         logits[batch.rows] = model.run(batch)

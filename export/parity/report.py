@@ -5,7 +5,7 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...calibration.judging_set import CANDIDATES, QUERIES
+from ...calibration.judging_set import MIN_CANDIDATES, MIN_QUERIES
 from ...calibration.ranking_report import RankingReport
 from ..precision.tolerance import Tolerance
 
@@ -79,7 +79,7 @@ class ParityReport:
             failures += self.tolerance.ranking_failures(self.ranking)
         elif self.tolerance.ranked:
             failures.append(
-                f"{self.precision} is judged by its ranking; give at least {QUERIES} queries of {CANDIDATES} candidates"
+                f"{self.precision} is judged by its ranking; give at least {MIN_QUERIES} queries of {MIN_CANDIDATES} candidates"
             )
         return failures
 

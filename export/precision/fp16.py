@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ...engine.batching.batch import Batch
 from ...engine.errors import CheckpointError
 from ..checkpoint.checkpoint import Checkpoint
-from ..graph.numerics import FP16, FP32, HALF_MAX, Numerics
+from ..graph.numerics import FP16, FP16_MAX, FP32, Numerics
 from ..graph.session import logits_of
 from ..graph.writer import graph_of
 from .fp16_emulation import rounded_after_operators
@@ -39,7 +39,7 @@ class Fp16Choice:
     """
 
     numerics: Numerics
-    float32: tuple[Fp32Tensor, ...]
+    fp32_tensors: tuple[Fp32Tensor, ...]
     error: float
 
 
@@ -57,12 +57,12 @@ def choose_fp16(
     if not np.isfinite(expected).all():
         raise CheckpointError(f"{checkpoint.path}: the FP32 model itself gives NaN or Inf on the calibration pairs")
     largest = magnitudes(plain, tqdm(batches, desc="FP16 magnitudes", unit="batch", disable=not progress))
-    overflowing = {name: value for name, value in largest.items() if value * MARGIN > HALF_MAX}
-    float32 = [
-        Fp32Tensor(name=name, reason=f"magnitude {value:,.0f}; FP16 ends at {HALF_MAX:,.0f}")
+    overflowing = {name: value for name, value in largest.items() if value * MARGIN > FP16_MAX}
+    fp32_tensors = [
+        Fp32Tensor(name=name, reason=f"magnitude {value:,.0f}; FP16 ends at {FP16_MAX:,.0f}")
         for name, value in overflowing.items()
     ]
-    numerics = replace(FP16, float32=frozenset(overflowing))
+    numerics = replace(FP16, fp32_tensors=frozenset(overflowing))
 
     def error_of(candidate: Numerics) -> float:
         logits = logits_of(rounded_after_operators(graph_of(checkpoint, candidate)), batches)
@@ -72,14 +72,14 @@ def choose_fp16(
     error = error_of(numerics)
     while error > max_abs / 2 and parts:
         errors = {
-            part: error_of(replace(numerics, float32=numerics.float32 | names))
+            part: error_of(replace(numerics, fp32_tensors=numerics.fp32_tensors | names))
             for part, names in tqdm(parts.items(), desc="FP16 parts", unit="part", disable=not progress)
         }
         best = min(errors, key=errors.__getitem__)
-        numerics = replace(numerics, float32=numerics.float32 | parts.pop(best))
-        float32.append(Fp32Tensor(name=best, reason=f"error {error:.1e} with it, {errors[best]:.1e} without"))
+        numerics = replace(numerics, fp32_tensors=numerics.fp32_tensors | parts.pop(best))
+        fp32_tensors.append(Fp32Tensor(name=best, reason=f"error {error:.1e} with it, {errors[best]:.1e} without"))
         error = errors[best]
-    return Fp16Choice(numerics=numerics, float32=tuple(float32), error=error)
+    return Fp16Choice(numerics=numerics, fp32_tensors=tuple(fp32_tensors), error=error)
 
 
 def _parts(names: Iterable[str]) -> dict[str, frozenset[str]]:

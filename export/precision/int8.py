@@ -27,8 +27,8 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..graph.numerics import Numerics
 from ..graph.session import batches_of
 from ..graph.writer import graph_of
-from .execution import executed
-from .int8_result import LEAST_SHARE, Int8Result
+from .int8_result import MIN_SHARE, Int8Result
+from .multiply_adds import counted_multiply_adds
 from .observation import observed
 from .quantization_points import quantization_points
 from .sensitivity import sensitivities_of
@@ -70,17 +70,17 @@ def quantize_int8(
         list(batches_of(tokenizer, sample, pad_id=checkpoint.pad_token_id)),
         progress=progress,
     )
-    needed = LEAST_SHARE * sum(one.share for one in sensitivities)
+    needed = MIN_SHARE * sum(one.share for one in sensitivities)
     restored: list[str] = []
     while True:
         numerics = Numerics(
             quantized={point.name: quantized[point.name] for point in points if point.group not in restored}
         )
         graph = graph_of(checkpoint, numerics)
-        execution = executed(graph, _middle(batches))
+        multiply_adds = counted_multiply_adds(graph, _middle(batches))
         rankings = rank(graph)
         candidates = [
-            one for one in sensitivities if one.group not in restored and execution.share - one.share >= needed
+            one for one in sensitivities if one.group not in restored and multiply_adds.share - one.share >= needed
         ]
         if not any(map(tolerance.ranking_failures, rankings.values())) or not candidates:
             break
@@ -90,7 +90,7 @@ def quantize_int8(
         numerics=numerics,
         quantized=quantized,
         sensitivities=tuple(replace(one, restored=one.group in restored) for one in sensitivities),
-        execution=execution,
+        multiply_adds=multiply_adds,
         rankings=rankings,
         calibration=calibration,
         judging=judging,

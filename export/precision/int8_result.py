@@ -11,11 +11,11 @@ from ...calibration.ranking_report import RankingReport
 from ...calibration.recipe import Recipe
 from ...calibration.tensor_stats import TensorStats
 from ..graph.numerics import Numerics
-from .execution import Execution
+from .multiply_adds import MultiplyAdds
 from .quantization_points import QuantizationPoint
 from .sensitivity import Sensitivity
 
-LEAST_SHARE = 0.85
+MIN_SHARE = 0.85
 """Minimum share of multiply-adds that must run in 8 bits, of the linear layers that the recipe names. A model below it is INT8
 in name only."""
 
@@ -33,7 +33,7 @@ class Int8Result:
     numerics: Numerics
     quantized: Mapping[str, Quantization]
     sensitivities: tuple[Sensitivity, ...]
-    execution: Execution
+    multiply_adds: MultiplyAdds
     rankings: Mapping[str, RankingReport]
     calibration: CalibrationSet
     judging: JudgingSet
@@ -53,12 +53,12 @@ class Int8Result:
     @property
     def failures(self) -> list[str]:
         """Return the reasons why the model may not be called INT8; empty if it may."""
-        needed = LEAST_SHARE * self.nominal_share
-        if self.execution.share >= needed:
+        needed = MIN_SHARE * self.nominal_share
+        if self.multiply_adds.share >= needed:
             return []
-        floating = sorted(self.execution.floating, key=self.execution.floating.__getitem__, reverse=True)
+        floating = sorted(self.multiply_adds.floating, key=self.multiply_adds.floating.__getitem__, reverse=True)
         return [
-            f"{self.execution.share:.1%} of the linear layers' multiply-adds run in 8 bits, {needed:.0%} are needed; in "
+            f"{self.multiply_adds.share:.1%} of the linear layers' multiply-adds run in 8 bits, {needed:.0%} are needed; in "
             f"floating point are {', '.join(floating[:8])}"
         ]
 
@@ -73,7 +73,7 @@ class Int8Result:
                 "sha256": self.calibration.sha256,
             },
             "judged_on": {"source": self.judging.source, "sha256": self.judging.sha256},
-            "eight_bit_share": self.execution.share,
+            "eight_bit_share": self.multiply_adds.share,
             "restored": self.restored,
         }
 
@@ -82,7 +82,7 @@ class Int8Result:
         return self.summary() | {
             "rankings": {backend: asdict(ranking) for backend, ranking in self.rankings.items()},
             "sensitivities": [one.to_json() for one in self.sensitivities],
-            "floating": self.execution.floating,
+            "floating": self.multiply_adds.floating,
             "points": {name: quantization.to_json() for name, quantization in self.quantized.items()},
         }
 
@@ -92,7 +92,7 @@ class Int8Result:
         return [
             f"  recipe               {self.recipe}",
             f"  calibrated on        {len(self.calibration.pairs)} pairs, {self.calibration.source}",
-            f"  in 8 bits            {self.execution.share:.1%} of the linear layers' multiply-adds, as executed",
+            f"  in 8 bits            {self.multiply_adds.share:.1%} of the linear layers' multiply-adds, as executed",
             f"  back in FP32         {', '.join(self.restored) or 'nothing'}",
             f"  {'alone in 8 bits':<36} {'mean':>8} {'max':>8} {'share':>7}",
             *(

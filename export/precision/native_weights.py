@@ -3,7 +3,7 @@
 INT8 weights have one scale per output channel and are rounded once, from FP32. Activations need no calibrated ranges, because the
 kernels quantize each token with its own range. Calibration decides four things:
 
-- the smoothing factors of channels (SmoothQuant), improved by the score's gradients
+- the multipliers of channels (the reciprocals of SmoothQuant's smoothing factors), improved by the score's gradients
 - the shifts that center channels (Outlier Suppression+), improved in the same way
 - which four input channels of the second feed-forward layer have outliers and stay in FP32
 - how weights are rounded (GPTQ)
@@ -15,9 +15,9 @@ their weights times the shift to their biases. The linear layer whose output is 
 addition) adds the shift itself to its bias. In a ModernBERT only the output of the first LayerNorm, that of the embeddings, has
 a residual addition.
 
-Shifts and factors of attention's output are folded into the weights and biases of its values, which is possible because the
-softmax weights add up to 1. Factors between the two feed-forward layers are folded into the weights of the gates in a ModernBERT.
-In a BERT the activation function, which is not linear, is in between, so the kernels multiply by these factors.
+Shifts and multipliers of attention's output are folded into the weights and biases of its values, which is possible because the
+softmax weights add up to 1. Multipliers between the two feed-forward layers are folded into the weights of the gates in a
+ModernBERT. In a BERT the activation function, which is not linear, is in between, so the kernels apply these multipliers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,15 +45,13 @@ from ...engine.precision import Precision
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.heads import HEAD_LAYERS
 from ..checkpoint.modernbert import FULL, SLIDING, ModernBertDimensions, rotary_tables
-from .balance import Balance, balanced
-from .rotation import rotated_moments, unrotating
+from .rotation import LANES, inverse_rotated, rotated_moments
 from .score_gradients import GradientSample
+from .smoothing import Smoothing, optimized_smoothing
 from .weight_rounding import rounded
 
 TANH_FORMS = ("gelu_new", "gelu_pytorch_tanh")
 """transformers' names of the tanh approximation of GELU, which the kernels call `gelu_tanh`."""
-LANES = PANEL // 2
-"""Channels of a vector. A panel has two vectors, which the kernels compute together."""
 MAX_GPU_HEAD = 128
 """Maximum number of channels of an attention head on a GPU. A tile's keys and values must fit into 48 KiB of shared memory, which
 every block can have, and its queries and accumulators into registers."""
@@ -81,10 +79,10 @@ def can_be_native(checkpoint: Checkpoint, *, for_gpus: bool = False) -> bool:
     if checkpoint.has("head.1"):
         known = known and len(checkpoint.tensor("head.0.weight")) == dimensions.hidden
     known = known and _activation(dimensions.hidden_act) in hidden_activations(for_gpus=for_gpus, gated=is_modern)
-    return known and _are_possible(_dims_of(checkpoint, Precision.FP16 if for_gpus else Precision.FP32))
+    return known and _are_supported(_dims_of(checkpoint, Precision.FP16 if for_gpus else Precision.FP32))
 
 
-def _are_possible(dims: ModelDims) -> bool:
+def _are_supported(dims: ModelDims) -> bool:
     """Tell whether the kernels take dimensions, such as an epsilon of LayerNorm above 0."""
     try:
         dims.check()
@@ -150,7 +148,7 @@ def _activation(name: str) -> str:
     return "gelu_tanh" if name in TANH_FORMS else name
 
 
-def with_logits_moved(model: NativeModel, amount: Floats, path: Path) -> None:
+def with_shifted_logits(model: NativeModel, amount: Floats, path: Path) -> None:
     """Write a model's file with `amount` [labels] added to the last bias of the head, and thus to the logits."""
     names = [name for name, _, _ in model.dims.tensors()]
     arrays = dict(zip(names, model.arrays, strict=True))
@@ -212,7 +210,8 @@ class _ArrayBuilder:
         self._embeddings()
         previous_norm = "embedding_norm" if dims.embedding is None else "project"
         for number in range(dims.layers):
-            self._layer(number, previous_norm)
+            self._attention(number, previous_norm)
+            self._feed_forward(number)
             previous_norm = dims.norms_of(number)[1]
         self._norm(previous_norm, [])
         for number in range(dims.dense):
@@ -255,7 +254,8 @@ class _ArrayBuilder:
             self._arrays[f"rotary.{kind}"] = np.concatenate([_pad_channels(each, dims.head // 2) for each in tables], 1)
         self._arrays["has_window"] = np.array([kind == SLIDING for kind in dimensions.layer_types], dtype=np.int32)
 
-    def _layer(self, number: int, previous_norm: str) -> None:
+    def _attention(self, number: int, previous_norm: str) -> None:
+        """Build the linear layers of a layer's attention, and the LayerNorm or the projection that they read."""
         dims, name = self._dims, f"layer.{number}"
         width, attention_width = dims.width, dims.attention_width
         # Queries are multiplied by the attention scale, and by log2(e) because the kernels' softmax uses powers of 2.
@@ -270,25 +270,27 @@ class _ArrayBuilder:
         norm = self._projected(readers) if previous_norm == "project" else self._norm(previous_norm, readers)
         for part in scales:
             parts[f"{part}.bias"] = parts[f"{part}.bias"] + parts[f"{part}.weight"] @ norm.shift
-        context = self._balance(f"{name}.context", [f"{name}.attention_output"])
-        factors, shift = _pad_heads(context.factors, dims), _pad_heads(context.shift, dims)
-        parts["value.weight"] = parts["value.weight"] * factors[:, None]
-        parts["value.bias"] = (parts["value.bias"] - shift) * factors
+        context = self._smoothing(f"{name}.context", [f"{name}.attention_output"])
+        multipliers, shift = _pad_heads(context.multipliers, dims), _pad_heads(context.shift, dims)
+        parts["value.weight"] = parts["value.weight"] * multipliers[:, None]
+        parts["value.bias"] = (parts["value.bias"] - shift) * multipliers
         if last:
-            weight = parts["query.weight"] / norm.factors
+            weight = parts["query.weight"] / norm.multipliers
             self._linear(f"{name}.query", weight, parts["query.bias"], width, attention_width, rotated=True)
             self._last_key_value(name, parts)
         else:
             weight, bias = (np.concatenate([parts[f"{part}.{kind}"] for part in scales]) for kind in ("weight", "bias"))
             moments = self._moments(previous_norm, norm)
-            gradients = self._output_moments(previous_norm, lambda rows: self._heads_of_parts(rows, scales, context))
-            weight = weight / norm.factors
+            gradients = self._output_moments(
+                previous_norm, lambda rows: self._query_key_value_rows(rows, scales, context)
+            )
+            weight = weight / norm.multipliers
             self._linear(
                 f"{name}.query_key_value", weight, bias, width, 3 * attention_width, moments, gradients, rotated=True
             )
         output = self._tensor(f"{name}.attention_output.weight")
         bias = self._bias(f"{name}.attention_output") + output @ context.shift
-        output = _pad_heads((output / context.factors).T, dims).T
+        output = _pad_heads((output / context.multipliers).T, dims).T
         if number == 0 or not dims.is_modern:
             bias = bias + norm.shift
         moments = self._moments(f"{name}.context", context)
@@ -296,23 +298,31 @@ class _ArrayBuilder:
             moments = _pad_heads(_pad_heads(moments, dims).T, dims)
         gradients = self._output_moments(f"{name}.context")
         self._linear(f"{name}.attention_output", output, bias, attention_width, width, moments, gradients, added=True)
-        norm_name = dims.norms_of(number)[0]
+
+    def _feed_forward(self, number: int) -> None:
+        """Build a layer's feed-forward layers, and the LayerNorm that they read."""
+        dims, name = self._dims, f"layer.{number}"
+        width, norm_name = dims.width, dims.norms_of(number)[0]
         norm = self._norm(norm_name, [f"{name}.intermediate"])
         intermediate: Floats = self._tensor(f"{name}.intermediate.weight")
         bias = self._bias(f"{name}.intermediate") + intermediate @ norm.shift
-        intermediate = intermediate / norm.factors
+        intermediate = intermediate / norm.multipliers
         outputs = dims.intermediate
-        output, factors, output_moments = self._feed_forward_output(number)
+        output, multipliers, output_moments = self._feed_forward_output(number)
         if dims.is_modern:
-            intermediate[len(factors) :] *= factors[:, None]
-            bias[len(factors) :] *= factors
-            intermediate, bias, outputs = _gates_beside(intermediate, dims), _gates_beside(bias, dims), 2 * outputs
-            of_gates = np.append(np.ones(len(factors)), factors)[:, None]
-            gradients = self._output_moments(norm_name, lambda rows: _gates_beside(rows / of_gates, dims))
+            intermediate[len(multipliers) :] *= multipliers[:, None]
+            bias[len(multipliers) :] *= multipliers
+            intermediate, bias, outputs = (
+                _interleave_gates(intermediate, dims),
+                _interleave_gates(bias, dims),
+                2 * outputs,
+            )
+            gate_multipliers = np.append(np.ones(len(multipliers)), multipliers)[:, None]
+            gradients = self._output_moments(norm_name, lambda rows: _interleave_gates(rows / gate_multipliers, dims))
         else:
             gradients = self._output_moments(norm_name)
         if dims.activation_balance:
-            self._arrays[f"{name}.activation.balance"] = _pad_channels(factors, dims.intermediate)
+            self._arrays[f"{name}.activation.balance"] = _pad_channels(multipliers, dims.intermediate)
         moments = self._moments(norm_name, norm)
         self._linear(f"{name}.intermediate", intermediate, bias, width, outputs, moments, gradients, rotated=True)
         bias = self._bias(f"{name}.output")
@@ -332,7 +342,7 @@ class _ArrayBuilder:
         )
 
     def _feed_forward_output(self, number: int) -> tuple[Floats, Floats, Floats | None]:
-        """Return the second feed-forward layer's weight, the factors of its inputs, and the moments for rounding its weights.
+        """Return the second feed-forward layer's weight, the multipliers of its inputs, and the moments for rounding its weights.
 
         The outlier channels are moved into arrays of their own.
         """
@@ -341,15 +351,15 @@ class _ArrayBuilder:
         if not self._dims.is_int8:
             return weight, np.ones(weight.shape[1]), None
         outliers = self._outlier_channels(f"{name}.activation", weight)
-        balance = self._balance(f"{name}.activation", [f"{name}.output"], outliers)
-        weight = weight / balance.factors
+        smoothing = self._smoothing(f"{name}.activation", [f"{name}.output"], outliers)
+        weight = weight / smoothing.multipliers
         self._arrays["kept"][number] = outliers
         self._arrays[f"{name}.output.kept"] = _pad_channels(weight[:, outliers].T, self._dims.width)
         weight[:, outliers] = 0
-        moments = self._moments(f"{name}.activation", balance)
+        moments = self._moments(f"{name}.activation", smoothing)
         if moments is not None:
             moments[outliers] = moments[:, outliers] = 0
-        return weight, balance.factors, moments
+        return weight, smoothing.multipliers, moments
 
     def _last_key_value(self, name: str, parts: Mapping[str, Floats]) -> None:
         """Build the last layer's keys and values.
@@ -367,66 +377,68 @@ class _ArrayBuilder:
         self._arrays[f"{name}.value.weight"] = self._to_element_type(_pad_channels(parts["value.weight"], width))
         self._arrays[f"{name}.value.bias"] = parts["value.bias"]
 
-    def _projected(self, readers: Sequence[str]) -> Balance:
-        """Build the embedding projection. Return its shift and factors, for which the linear layers `readers` must compensate."""
+    def _projected(self, readers: Sequence[str]) -> Smoothing:
+        """Build the embedding projection. Return its smoothing, for which the linear layers `readers` must compensate."""
         norm = self._norm("embedding_norm", ["project"])
-        read = self._balance("project", readers)
+        read = self._smoothing("project", readers)
         weight: Floats = self._tensor("project.weight")
         bias = self._bias("project") + weight @ norm.shift - read.shift
         moments, gradients = self._moments("embedding_norm", norm), self._output_moments("embedding_norm")
-        weight = weight / norm.factors
+        weight = weight / norm.multipliers
         inputs, width = self._dims.embedding_width, self._dims.width
         self._linear("project", weight, bias, inputs, width, moments, gradients, rotated=True)
         if self._dims.is_int8:
-            self._arrays["project.balance"] = _pad_channels(read.factors, self._dims.width)
+            self._arrays["project.balance"] = _pad_channels(read.multipliers, self._dims.width)
         return read
 
-    def _norm(self, name: str, readers: Sequence[str]) -> Balance:
-        """Build a LayerNorm. Return its shift and factors, for which the linear layers `readers` must compensate."""
+    def _norm(self, name: str, readers: Sequence[str]) -> Smoothing:
+        """Build a LayerNorm. Return its smoothing, for which the linear layers `readers` must compensate."""
         width = self._dims.embedding_width if name == "embedding_norm" else self._dims.width
-        norm = self._balance(name, readers)
+        norm = self._smoothing(name, readers)
         self._arrays[f"{name}.weight"] = _pad_channels(self._tensor(f"{name}.weight"), width)
         self._arrays[f"{name}.bias"] = _pad_channels(self._bias(name) - norm.shift, width)
         if self._dims.is_int8:
-            self._arrays[f"{name}.balance"] = _pad_channels(norm.factors, width)
+            self._arrays[f"{name}.balance"] = _pad_channels(norm.multipliers, width)
         return norm
 
-    def _balance(self, name: str, readers: Sequence[str], outliers: npt.NDArray[np.int64] | None = None) -> Balance:
-        """Return shift and factors of a tensor that the linear layers `readers` quantize; zeros and ones if no layer does.
+    def _smoothing(self, name: str, readers: Sequence[str], outliers: npt.NDArray[np.int64] | None = None) -> Smoothing:
+        """Return the smoothing of a tensor that the linear layers `readers` quantize; zeros and ones if no layer does.
 
         With `outliers`, the tensor is the one between the two feed-forward layers. It is not shifted, and these channels of it
         are not quantized.
         """
         channels = self._tensor(f"{readers[0]}.weight").shape[1] if readers else len(self._bias(name))
-        none = Balance(np.ones(channels), np.zeros(channels))
+        identity = Smoothing(np.ones(channels), np.zeros(channels))
         stats, sample = self._stats.get(name), self._gradients.get(name)
         if not self._dims.is_int8 or not readers:
-            return none
+            return identity
         weights = np.concatenate([self._tensor(f"{reader}.weight") for reader in readers])
         if outliers is not None:
             if sample is None:
-                return none
+                return identity
             quantized = torch.ones(channels)
             quantized[outliers] = 0
             sample = replace(sample, rows=sample.rows * quantized, gradients=sample.gradients * quantized)
-            return balanced(none, sample, weights * quantized.numpy(), shifts=False, rotates=True)
+            return optimized_smoothing(identity, sample, weights * quantized.numpy(), shifts=False, rotates=True)
         if stats is not None:
-            first = _first_balance(stats.low, stats.high, stats.rows.mean(axis=0, dtype=np.float64), weights)
+            first = _initial_smoothing(stats.low, stats.high, stats.rows.mean(axis=0, dtype=np.float64), weights)
         elif sample is not None:
             rows = sample.rows.double().numpy()
-            first = _first_balance(rows.min(axis=0), rows.max(axis=0), rows.mean(axis=0), weights)
+            first = _initial_smoothing(rows.min(axis=0), rows.max(axis=0), rows.mean(axis=0), weights)
         else:
-            return none
+            return identity
         if sample is None:
             return first
         # [CLS] is quantized twice for queries, keys and values (`Int8::CLS_RESIDUAL` in engine/kernels/native/precision.h).
         is_query, is_context = readers[0].endswith("query"), name.endswith("context")
-        return balanced(first, sample, weights, cls_is_exact=is_query, rotates=not is_context)
+        return optimized_smoothing(first, sample, weights, cls_is_exact=is_query, rotates=not is_context)
 
-    def _moments(self, name: str, balance: Balance) -> Floats | None:
+    def _moments(self, name: str, smoothing: Smoothing) -> Floats | None:
         """Return the moments of a tensor as the kernels quantize it, or None if calibration did not observe it."""
         stats = self._stats.get(name)
-        return None if stats is None or stats.moments is None else stats.moments.of(balance.shift, balance.factors)
+        return (
+            None if stats is None or stats.moments is None else stats.moments.of(smoothing.shift, smoothing.multipliers)
+        )
 
     def _output_moments(self, name: str, placed: Callable[[Floats], Floats] = lambda rows: rows) -> Floats | None:
         """Return the second moments of the score's gradients with respect to the outputs of the layers that read a tensor.
@@ -436,12 +448,12 @@ class _ArrayBuilder:
         sample = self._gradients.get(name)
         return None if sample is None else placed(placed(sample.output_moments.double().numpy()).T)
 
-    def _heads_of_parts(self, rows: Floats, scales: Mapping[str, float], context: Balance) -> Floats:
+    def _query_key_value_rows(self, rows: Floats, scales: Mapping[str, float], context: Smoothing) -> Floats:
         """Convert gradients with respect to queries, keys and values to the order and units of the rows of their weights."""
         placed = []
         for (part, scale), each in zip(scales.items(), np.split(rows, len(scales)), strict=True):
             pad = _pad_rotary_heads if self._dims.is_modern and part != "value" else _pad_heads
-            placed.append(pad(each / (context.factors[:, None] if part == "value" else scale), self._dims))
+            placed.append(pad(each / (context.multipliers[:, None] if part == "value" else scale), self._dims))
         return np.concatenate(placed)
 
     def _linear(
@@ -475,7 +487,7 @@ class _ArrayBuilder:
         if gradients is not None:
             gradients = _pad_channels(_pad_channels(gradients, outputs).T, outputs)
         if rotated:
-            weight, moments = unrotating(weight), None if moments is None else rotated_moments(moments)
+            weight, moments = inverse_rotated(weight), None if moments is None else rotated_moments(moments)
         integers, scale = rounded(weight, moments, gradients)
         self._arrays[f"{name}.weight"] = _pack_panels(integers, interleaved=4)
         self._arrays[f"{name}.scale"] = scale
@@ -496,18 +508,17 @@ class _ArrayBuilder:
         return np.sort(np.argsort(-magnitude, kind="stable")[:OUTLIER_CHANNELS])
 
 
-def _first_balance(low: Floats, high: Floats, mean: Floats, weights: Floats) -> Balance:
-    """Return the first shift and factors of channels with values from `low` to `high`, which `weights` [outputs, channels] read.
+def _initial_smoothing(low: Floats, high: Floats, mean: Floats, weights: Floats) -> Smoothing:
+    """Return the first smoothing of channels with values from `low` to `high`, which `weights` [outputs, channels] read.
 
     The shift is the mean of each channel, so that channels on one side of 0 do not widen the range of every token. (Outlier
     Suppression+, Wei et al. 2023, arXiv:2304.09145, uses the middle between minimum and maximum, which was worse here.)
-    The factors make activations and weights equally hard to quantize: equation 4 of SmoothQuant with a migration strength of 0.5
-    (Xiao et al. 2023, arXiv:2211.10438). They are the reciprocals of the paper's factors and of `Quantization.smoothing`, because
-    activations are divided by those.
+    The multipliers make activations and weights equally hard to quantize: equation 4 of SmoothQuant with a migration strength of
+    0.5 (Xiao et al. 2023, arXiv:2211.10438). See `Smoothing` for the paper's factors.
     """
     magnitude = np.maximum(mean - low, high - mean)
-    factors = np.sqrt(np.float64(np.abs(weights).max(axis=0).clip(1e-5)) / magnitude.clip(1e-5))
-    return Balance(factors / np.median(factors), mean)
+    multipliers = np.sqrt(np.float64(np.abs(weights).max(axis=0).clip(1e-5)) / magnitude.clip(1e-5))
+    return Smoothing(multipliers / np.median(multipliers), mean)
 
 
 def _pack_panels(weight: Floats, *, interleaved: int) -> Floats:
@@ -545,17 +556,17 @@ def _pad_rotary_heads(values: Floats, dims: ModelDims) -> Floats:
     half = dims.hidden // dims.heads // 2
     split = values.reshape(dims.heads, 2, half, -1)
     split = np.pad(split, [(0, 0), (0, 0), (0, dims.head // 2 - half), (0, 0)])
-    return _halves_beside(split).reshape(dims.heads * dims.head, *values.shape[1:])
+    return _interleave_halves(split).reshape(dims.heads * dims.head, *values.shape[1:])
 
 
-def _gates_beside(values: Floats, dims: ModelDims) -> Floats:
+def _interleave_gates(values: Floats, dims: ModelDims) -> Floats:
     """Pad values and gates of a feed-forward layer (the halves of the first axis), and place each gate 16 after its value."""
     half = len(values) // 2
     split = np.pad(values.reshape(1, 2, half, -1), [(0, 0), (0, 0), (0, dims.intermediate - half), (0, 0)])
-    return _halves_beside(split).reshape(2 * dims.intermediate, *values.shape[1:])
+    return _interleave_halves(split).reshape(2 * dims.intermediate, *values.shape[1:])
 
 
-def _halves_beside(values: Floats) -> Floats:
+def _interleave_halves(values: Floats) -> Floats:
     """Interleave two halves in blocks of 16 channels: [n, 2, half, m] becomes [n, half / 16, 2, 16, m]."""
     count, halves, half, rest = values.shape
     return values.reshape(count, halves, half // LANES, LANES, rest).swapaxes(1, 2)

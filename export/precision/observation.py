@@ -20,7 +20,7 @@ from .quantization_points import QuantizationPoint
 
 SAMPLE_BYTES = 512 << 20
 """Maximum memory of all samples together, for any number of calibration pairs."""
-MOST_ROWS = 4096
+MAX_ROWS = 4096
 """Maximum number of sampled tokens per tensor."""
 MOMENT_TOKENS = 32_768
 """Expected number of tokens that enter the moments, if there are that many. With 4,096 tokens, the rounding error of a MiniLM's
@@ -63,7 +63,7 @@ def observed(
         values: list[Floats] = session.run(tensors, feeds_of(session, batch))
         if taken is None:
             width = sum(array.shape[-1] for array in values if array.ndim == 3)
-            rows = min(total, MOST_ROWS, SAMPLE_BYTES // (4 * width))
+            rows = min(total, MAX_ROWS, SAMPLE_BYTES // (4 * width))
             taken = np.sort(generator.choice(total, rows, replace=False))
         stop = start + batch.input_ids.size
         here = taken[(taken >= start) & (taken < stop)] - start

@@ -15,7 +15,7 @@ import torch
 from ...engine.bundle.native_weights import PANEL
 
 LANES = PANEL // 2
-"""Channels of a vector. A group has one channel from each of its vectors."""
+"""Channels of a vector. A panel has two vectors. A group of rotated channels has one channel from each of its vectors."""
 VECTORS = (8, 4, 2)
 """Possible numbers of vectors in a group. The smaller ones are for the end of a row whose width is not a multiple of 128."""
 
@@ -51,7 +51,7 @@ def rotation_of(width: int) -> tuple[torch.Tensor, torch.Tensor]:
     return members, signs
 
 
-def unrotating(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def inverse_rotated(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return weights [outputs, inputs] whose product with a rotated row equals that of `weight` with the original row."""
     rows = torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float64))
     return (rotated(rows) / gains(rows.shape[-1])).numpy()

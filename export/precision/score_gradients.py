@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from ...calibration.token_moments import LEAST_NORM
+from ...calibration.token_moments import MIN_NORM
 from ...engine.labels import need_label
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.reference import Reference
@@ -139,7 +139,7 @@ class _Recorder:
             )
             self._parts[site].append(part)
             squares = torch.stack([self._squares[linear] for linear in linears]).sum(0)
-            least = self._least.setdefault(site, LEAST_NORM * squares.median())
+            least = self._least.setdefault(site, MIN_NORM * squares.median())
             tokens, weight = _cls_and(order[:MOMENT_TOKENS], len(rows))
             scaled = by_output[tokens] * ((squares[tokens] + least) * weight).sqrt()[:, None]
             self._moments[site] = self._moments.get(site, 0) + scaled.T @ scaled

@@ -32,11 +32,11 @@ def fp16(context: ExportContext) -> StepResult:
     choice = context.fp16 = _choice(context)
     model = BundleModel(file=ONNX_FILES["fp16"])
     report = _write_and_judge(context, model, choice.numerics)
-    lines = tuple(f"  stays in FP32        {tensor.name}: {tensor.reason}" for tensor in choice.float32)
+    lines = tuple(f"  stays in FP32        {tensor.name}: {tensor.reason}" for tensor in choice.fp32_tensors)
     report = replace(report, notes=lines)
     calibration = context.calibration
     numerics = {
-        "float32": [asdict(tensor) for tensor in choice.float32],
+        "float32": [asdict(tensor) for tensor in choice.fp32_tensors],
         "chosen_on": calibration
         and {"source": calibration.source, "seed": calibration.seed, "sha256": calibration.sha256},
     }

@@ -14,16 +14,16 @@ from ...engine.bundle.bundle import Bundle
 from ...engine.bundle.manifest import ONNX_FILES, BundleModel
 from ...engine.bundle.native_weights import NativeModel
 from ...engine.cross_encoder import CrossEncoder
-from ...engine.kernels.instruction_sets import KINDS
-from ...engine.kernels.support import NARROW, judged_as, only_kinds, why_not_native
+from ...engine.kernels.instruction_sets import PROCESSOR_KINDS
+from ...engine.kernels.support import NARROW, only_kinds, parity_key, why_not_native
 from ...engine.precision import Precision
 from ..graph.writer import graph_of, onnx_from_checkpoint, save_checked
-from ..parity.judge import FIRST
+from ..parity.judge import DEFAULT_BACKEND
+from ..precision.calibration_chart import can_draw, draw
 from ..precision.fp16_emulation import rounded_after_operators
 from ..precision.int8 import quantize_int8
 from ..precision.int8_result import Int8Result
-from ..precision.native_weights import gradient_sites, native_from_checkpoint, with_logits_moved
-from ..precision.picture import can_draw, draw
+from ..precision.native_weights import gradient_sites, native_from_checkpoint, with_shifted_logits
 from ..precision.score_gradients import ScoreGradients, score_gradients
 from ..precision.tolerance import TOLERANCE
 from .context import ExportContext
@@ -35,7 +35,7 @@ NATIVE_FILE = "model.int8.native"
 CALIBRATION_FILE = "calibration.int8.json"
 CHART_FILE = "calibration.int8.svg"
 MODEL = BundleModel(file=ONNX_FILES["int8"])
-OTHER_BACKENDS = tuple(backend for backend in ONNX_BACKENDS if backend != FIRST)
+OTHER_BACKENDS = tuple(backend for backend in ONNX_BACKENDS if backend != DEFAULT_BACKEND)
 
 
 def int8(context: ExportContext) -> StepResult:
@@ -45,14 +45,14 @@ def int8(context: ExportContext) -> StepResult:
     context.builder.write_text(CALIBRATION_FILE, text)
     if can_draw():
         context.builder.write(CHART_FILE, lambda path: draw(result, path))
-    report = context.int8_reports[FIRST]
+    report = context.int8_reports[DEFAULT_BACKEND]
     report = replace(report, other_failures=tuple(result.failures), notes=tuple(result.lines))
     model = replace(MODEL, parity=report.summary(), numerics=result.summary())
-    model = with_score_error(model, FIRST, report)
-    return StepResult(report=report, model=replace(model, backends={FIRST: True} if report else {}))
+    model = with_score_error(model, DEFAULT_BACKEND, report)
+    return StepResult(report=report, model=replace(model, backends={DEFAULT_BACKEND: True} if report else {}))
 
 
-def int8_by(backend: str, context: ExportContext) -> StepResult | None:
+def int8_on_backend(backend: str, context: ExportContext) -> StepResult | None:
     """Return the result of the same file in another CPU backend, which computes what is not in 8 bits differently.
 
     The search has already judged the file there. None if the backend is not installed.
@@ -84,7 +84,7 @@ def int8_native(context: ExportContext) -> StepResult | None:
         lambda path: native_from_checkpoint(context.checkpoint, path, Precision.INT8, stats, gradients.samples),
     )
     model = replace(context.builder.models["int8"], native_file=NATIVE_FILE)
-    _take_out_mean_error(context, model, gradients)
+    _subtract_mean_error(context, model, gradients)
     bundle = context.builder.bundle_with(Precision.INT8, model)
     return _judged_native(context, bundle)
 
@@ -97,7 +97,7 @@ def int8_narrow(context: ExportContext) -> StepResult | None:
     model = context.builder.models["int8"]
     if NARROW in model.backends:
         return None
-    with only_kinds(*(kind.name for kind in KINDS if kind.int8 == "narrow")):
+    with only_kinds(*(kind.name for kind in PROCESSOR_KINDS if kind.int8 == "narrow")):
         if why_not_native(Precision.INT8):
             return None
         result = _judged_native(context, context.builder.bundle_with(Precision.INT8, model))
@@ -108,19 +108,19 @@ def int8_narrow(context: ExportContext) -> StepResult | None:
 def _judged_native(context: ExportContext, bundle: Bundle) -> StepResult:
     """Judge the native weights of a bundle with the kernels that run here."""
     report = context.judge.report(bundle, Precision.INT8, backend="native")
-    place = judged_as("native", Precision.INT8)
+    place = parity_key("native", Precision.INT8)
     model = with_score_error(bundle.manifest.models["int8"], place, report)
     return StepResult(report=report, model=replace(model, backends={**model.backends, place: bool(report)}))
 
 
-def _take_out_mean_error(context: ExportContext, model: BundleModel, gradients: ScoreGradients) -> None:
+def _subtract_mean_error(context: ExportContext, model: BundleModel, gradients: ScoreGradients) -> None:
     """Subtract the mean error of the native kernels' logits on calibration pairs from the last bias of the head."""
     bundle = context.builder.bundle_with(Precision.INT8, model)
     with CrossEncoder(bundle, precision=Precision.INT8, backend="native", device="cpu", allow_failed=True) as scorer:
         error = (scorer.logits(gradients.pairs) - gradients.logits).mean(axis=0)
     if np.isfinite(error).all():  # otherwise the parity check reports the failure
         weights = NativeModel.open(bundle.native_file(Precision.INT8))
-        context.builder.write(NATIVE_FILE, lambda path: with_logits_moved(weights, -error, path))
+        context.builder.write(NATIVE_FILE, lambda path: with_shifted_logits(weights, -error, path))
 
 
 def int8_gpu(context: ExportContext) -> StepResult:

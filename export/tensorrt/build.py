@@ -147,10 +147,7 @@ def refitted(plan: bytes, onnx: bytes | Path, *, library: str = "tensorrt") -> b
         raise BackendError(
             f"{library} {tensorrt.__version__} cannot take weights from an ONNX file: build the engine again"
         )
-    log = collecting_logger(tensorrt)
-    engine = tensorrt.Runtime(log).deserialize_cuda_engine(plan)
-    if engine is None:
-        raise log.error(f"the engine cannot be loaded by {library} {tensorrt.__version__}")
+    engine, log = _loaded(tensorrt, plan, library)
     if not engine.refittable:
         raise BackendError("the engine was not built to be refitted: build it again with --refittable")
     refitter = tensorrt.Refitter(engine, log)
@@ -174,11 +171,17 @@ def refitted(plan: bytes, onnx: bytes | Path, *, library: str = "tensorrt") -> b
 def layer_information(plan: bytes, *, library: str = "tensorrt") -> str:
     """Return TensorRT's description of an engine's layers as JSON. The driver must be initialized, as for `refitted`."""
     tensorrt = importlib.import_module(library)
+    engine, _ = _loaded(tensorrt, plan, library)
+    return str(engine.create_engine_inspector().get_engine_information(tensorrt.LayerInformationFormat.JSON))
+
+
+def _loaded(tensorrt: Any, plan: bytes, library: str) -> tuple[Any, Any]:
+    """Return an engine and the logger of its runtime. Raises BackendError with what the runtime logged."""
     log = collecting_logger(tensorrt)
     engine = tensorrt.Runtime(log).deserialize_cuda_engine(plan)
     if engine is None:
         raise log.error(f"the engine cannot be loaded by {library} {tensorrt.__version__}")
-    return str(engine.create_engine_inspector().get_engine_information(tensorrt.LayerInformationFormat.JSON))
+    return engine, log
 
 
 def _errors_of(parser: Any, described: Callable[[Any], str]) -> str:

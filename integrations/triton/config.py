@@ -30,7 +30,7 @@ class Instances:
     max_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        whole("max_batch_size", self.max_batch_size, least=1)
+        whole("max_batch_size", self.max_batch_size, minimum=1)
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise OptionError(f"device {self.device!r}: give cpu, cuda for an instance on each GPU, or cuda:1 for one")
 

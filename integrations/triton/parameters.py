@@ -49,7 +49,7 @@ def check_options(bundle: Bundle, options: Mapping[str, Any]) -> None:
     choose_precision(bundle, options.get("precision"))
     bundle.pair_tokenizer(max_length=options.get("max_length"))
     if options.get("threads") is not None:
-        whole("threads", options["threads"], least=1)
+        whole("threads", options["threads"], minimum=1)
     label = manifest.relevant_label
     if options.get("relevant_label") is not None:
         label = label_number(options["relevant_label"], manifest.label_names, manifest.labels)

@@ -70,7 +70,7 @@ def write_onnxruntime_model(
     from .ragged import make_ragged
 
     manifest, graph = bundle.manifest, _graph_of(bundle, precision, on_gpu=instances.device != "cpu")
-    parameters = {} if threads is None else {"intra_op_thread_count": str(whole("threads", threads, least=1))}
+    parameters = {} if threads is None else {"intra_op_thread_count": str(whole("threads", threads, minimum=1))}
     types = "token_type_ids" in manifest.inputs
     config = onnxruntime_config(name, instances, parameters, token_types=types, labels=manifest.labels)
     with _new_model(repository, name, config) as version:

@@ -2,11 +2,11 @@
 
 from ..numbers import error, percent
 from ..proof import Calibration
-from .picture import MUTED, PAPER, Picture, drawing, numbered
 from .rows import listed_axes, style_of
+from .svg_chart import MUTED, PAPER, SvgChart, drawing, numbered
 
 
-def sensitivity_chart(calibration: Calibration, *, name: str) -> Picture:
+def sensitivity_chart(calibration: Calibration, *, name: str) -> SvgChart:
     """Draw the difference of the logits when only one part is in 8 bits. The bar is the mean, the tick the largest."""
     with drawing():
         units = calibration.sensitivities

@@ -6,11 +6,11 @@ from matplotlib.ticker import NullLocator
 
 from ...speed.result.speeds import Curve
 from ..numbers import rate
-from .picture import PRECISIONS, Canvas, Picture, drawing, numbered
 from .rows import WIDTH
+from .svg_chart import PRECISIONS, Canvas, SvgChart, drawing, numbered
 
 
-def curve_chart(found: Sequence[Curve], axis: str, *, name: str) -> Picture:
+def curve_chart(found: Sequence[Curve], axis: str, *, name: str) -> SvgChart:
     """Draw speeds along one axis: markers with their spread, and the fitted curves."""
     colours = [colour for colour, _ in PRECISIONS.values()]
     with drawing():

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from ...speed.result.speeds import Latency
 from ..numbers import rate
-from .picture import Picture, decades, drawing
 from .rows import WIDTH, ChartRow, grouped_axes, style_of
+from .svg_chart import SvgChart, decades, drawing
 
 
-def latency_chart(rows: Sequence[tuple[ChartRow, Latency]], *, name: str) -> Picture:
+def latency_chart(rows: Sequence[tuple[ChartRow, Latency]], *, name: str) -> SvgChart:
     """Draw each row's p50 with the marker of its precision, and a line to p95 and p99. All requests have one size."""
     with drawing():
         canvas, axes, places = grouped_axes([row for row, _ in rows])

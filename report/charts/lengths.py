@@ -3,11 +3,11 @@
 from matplotlib.axes import Axes
 
 from ...speed.result.speeds import Workload
-from .picture import ACCENT, MUTED, Canvas, Picture, drawing, numbered
 from .rows import WIDTH
+from .svg_chart import ACCENT, MUTED, Canvas, SvgChart, drawing, numbered
 
 
-def length_chart(workload: Workload, *, name: str) -> Picture:
+def length_chart(workload: Workload, *, name: str) -> SvgChart:
     """Draw a histogram of the pairs' lengths, in steps of 16 tokens."""
     with drawing():
         canvas = Canvas(WIDTH, 200)

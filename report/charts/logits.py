@@ -9,14 +9,14 @@ from matplotlib.path import Path as Outline
 
 from ...speed.result.speeds import Speed
 from ..numbers import error
-from .picture import LINE, MUTED, Canvas, Picture, drawing, numbered
 from .rows import WIDTH, style_of
+from .svg_chart import LINE, MUTED, Canvas, SvgChart, drawing, numbered
 
-MOST = 600
+MAX_POINTS = 600
 """Most points that a scatter plot draws. More would cost a megabyte and show the same."""
 
 
-def logit_chart(rows: Mapping[str, Speed], precision: str, *, name: str) -> tuple[Picture, int, int]:
+def logit_chart(rows: Mapping[str, Speed], precision: str, *, name: str) -> tuple[SvgChart, int, int]:
     """Draw each pair's logit against the reference, and below it their difference.
 
     All `rows` are in this precision and have a difference. Also return the number of pairs that are drawn and of all pairs with
@@ -29,7 +29,7 @@ def logit_chart(rows: Mapping[str, Speed], precision: str, *, name: str) -> tupl
         for reference, logit in zip(row.difference.reference, row.difference.logits, strict=False)
         if math.isfinite(reference) and math.isfinite(logit)
     ]
-    shown = found[:: max(1, math.ceil(len(found) / MOST))]
+    shown = found[:: max(1, math.ceil(len(found) / MAX_POINTS))]
     colour, _ = style_of(precision)
     with drawing():
         canvas = Canvas(WIDTH, 430)

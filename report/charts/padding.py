@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from ..numbers import percent
-from .picture import Picture, drawing, numbered
 from .rows import ChartRow, annotate, grouped_axes, style_of
+from .svg_chart import SvgChart, drawing, numbered
 
 
-def padding_chart(rows: Sequence[tuple[ChartRow, float]], *, name: str) -> Picture:
+def padding_chart(rows: Sequence[tuple[ChartRow, float]], *, name: str) -> SvgChart:
     """Draw each row's share of padding."""
     with drawing():
         canvas, axes, places = grouped_axes([row for row, _ in rows])

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 
 from ...speed.result.speeds import Spread
-from .picture import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, Picture, decades, drawing, legend, numbered
 from .placement import placed
+from .svg_chart import ACCENT, INK, LINE, MUTED, PAPER, PRECISIONS, Canvas, SvgChart, decades, drawing, legend, numbered
 
 SIZES: Mapping[str, tuple[int, int, int]] = {"wide": (960, 480, 3), "narrow": (400, 420, 11)}
 """Width, height, and extra height per point. A page shows the wide picture on screens and paper, the narrow one on phones."""
@@ -35,7 +35,7 @@ class Point:
 
 def pareto(
     points: Sequence[Point], *, name: str, measure: str, levels: Mapping[str, float] | None = None
-) -> dict[str, Picture]:
+) -> dict[str, SvgChart]:
     """Draw points, and `levels` (rankings without a speed) as horizontal lines. Return the wide and the narrow picture."""
     return {
         size: _drawn(points, f"{name}-{size}", measure, levels or {}, width, height + each * len(points))
@@ -54,7 +54,7 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 def _drawn(
     points: Sequence[Point], name: str, measure: str, levels: Mapping[str, float], width: int, height: int
-) -> Picture:
+) -> SvgChart:
     with drawing():
         canvas = Canvas(width, height)
         axes = canvas.figure.subplots()

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from ..numbers import error
 from ..proof import Parity
-from .picture import INK, Picture, decades, drawing
 from .rows import WIDTH, ChartRow, grouped_axes, style_of
+from .svg_chart import INK, SvgChart, decades, drawing
 
 
-def parity_chart(reports: Sequence[tuple[ChartRow, Parity]], *, name: str) -> Picture:
+def parity_chart(reports: Sequence[tuple[ChartRow, Parity]], *, name: str) -> SvgChart:
     """Draw each report's differences from PyTorch: the mean as a marker, the largest as a tick, the tolerance as a tall tick."""
     with drawing():
         canvas, axes, places = grouped_axes([row for row, _ in reports])

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from ..peers import PeerSystem
-from .picture import ACCENT, INK, MUTED, Picture, drawing, numbered
 from .rows import annotate, listed_axes
+from .svg_chart import ACCENT, INK, MUTED, SvgChart, drawing, numbered
 
 
-def peer_chart(rows: Sequence[PeerSystem], *, name: str) -> Picture:
+def peer_chart(rows: Sequence[PeerSystem], *, name: str) -> SvgChart:
     """Draw each system's speed relative to the reference, with the 5th to 95th percentile; crossrt is highlighted."""
     with drawing():
         canvas, axes = listed_axes([""] * len(rows), height=30)

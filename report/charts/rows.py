@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from .picture import INK, PRECISIONS, Canvas, legend
+from .svg_chart import INK, PRECISIONS, Canvas, legend
 
 WIDTH = 420
 """Width of a chart in drawing units; see `picture.UNIT`."""

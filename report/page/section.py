@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..charts.picture import Picture
+from ..charts.svg_chart import SvgChart
 from .table import Table
 
 
@@ -17,7 +17,7 @@ class Figure:
 
     title: str
     reading: str
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[SvgChart] = ()
     image: str = ""
     table: Table | None = None
 

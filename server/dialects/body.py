@@ -12,12 +12,12 @@ from .request_error import RequestError
 
 Texts = Annotated[list[str], msgspec.Meta(extra_json_schema={"minItems": 1})]
 """A list of texts. The dialects refuse an empty list, each with its own message. The decoder does not."""
-MOST = 2**31 - 1
+MAX_INTEGER = 2**31 - 1
 """The largest number that a field accepts, so that computations with it do not overflow."""
-Positive = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
-Priority = Annotated[int, msgspec.Meta(ge=-MOST, le=MOST)]
-"""No request is served before the readiness probe, which has the priority -MOST - 1."""
+Positive = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+Priority = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+"""No request is served before the readiness probe, which has the priority -MAX_INTEGER - 1."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ class Body(msgspec.Struct, kw_only=True):
         """Return the job to score. Raises RequestError for a body with fields that are not allowed."""
         raise NotImplementedError
 
-    def answer(self, outcome: Outcome, context: Context) -> bytes:
+    def encode_response(self, outcome: Outcome, context: Context) -> bytes:
         """Return the answer as JSON."""
         raise NotImplementedError
 

@@ -110,7 +110,7 @@ class Rerank(LimitedBody, kw_only=True):
             priority=self.priority or 0,
         )
 
-    def answer(self, outcome: Outcome, context: Context) -> bytes:
+    def encode_response(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`."""
         best, documents = outcome.best(self._top()), self._list()
         if context.documents if self.return_documents is None else self.return_documents:

@@ -46,7 +46,7 @@ class Ranking(Body, kw_only=True):
             priority=self.priority or 0,
         )
 
-    def answer(self, outcome: Outcome, context: Context) -> bytes:
+    def encode_response(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`."""
         rankings = [Ranked(place, logit) for place, logit in outcome.best(self.top_k or None)]
         if outcome.spans is not None:

@@ -6,7 +6,7 @@ import msgspec
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ErrorKind:
     """A kind of error: its HTTP status, and its name in TEI (`error_type`) and OpenAI-like servers (`type`)."""
 
     status: int
@@ -14,20 +14,20 @@ class Kind:
     openai: str
 
 
-KINDS = {
-    "validation": Kind(400, "Validation", "invalid_request_error"),
-    "malformed": Kind(400, "Validation", "invalid_request_error"),
-    "empty": Kind(400, "Empty", "invalid_request_error"),
-    "unauthorized": Kind(401, "Unauthorized", "authentication_error"),
-    "not_found": Kind(404, "NotFound", "not_found_error"),
-    "method": Kind(405, "Validation", "invalid_request_error"),
-    "slow_body": Kind(408, "Timeout", "timeout_error"),
-    "too_large": Kind(413, "Validation", "invalid_request_error"),
-    "encoding": Kind(415, "Validation", "invalid_request_error"),
-    "overloaded": Kind(429, "Overloaded", "rate_limit_error"),
-    "internal": Kind(500, "Backend", "server_error"),
-    "unhealthy": Kind(503, "Unhealthy", "server_error"),
-    "deadline": Kind(504, "Timeout", "timeout_error"),
+ERROR_KINDS = {
+    "validation": ErrorKind(400, "Validation", "invalid_request_error"),
+    "malformed": ErrorKind(400, "Validation", "invalid_request_error"),
+    "empty": ErrorKind(400, "Empty", "invalid_request_error"),
+    "unauthorized": ErrorKind(401, "Unauthorized", "authentication_error"),
+    "not_found": ErrorKind(404, "NotFound", "not_found_error"),
+    "method": ErrorKind(405, "Validation", "invalid_request_error"),
+    "slow_body": ErrorKind(408, "Timeout", "timeout_error"),
+    "too_large": ErrorKind(413, "Validation", "invalid_request_error"),
+    "encoding": ErrorKind(415, "Validation", "invalid_request_error"),
+    "overloaded": ErrorKind(429, "Overloaded", "rate_limit_error"),
+    "internal": ErrorKind(500, "Backend", "server_error"),
+    "unhealthy": ErrorKind(503, "Unhealthy", "server_error"),
+    "deadline": ErrorKind(504, "Timeout", "timeout_error"),
 }
 """The kinds of errors by name. In TEI's dialect `validation` has the status 422, or 413 as in TEI until version 1.8."""
 
@@ -61,7 +61,7 @@ class RequestError(Exception):
     @property
     def status(self) -> int:
         """The HTTP status in all dialects, except that `validation` has another one in TEI's dialect."""
-        return KINDS[self.kind].status
+        return ERROR_KINDS[self.kind].status
 
 
 class TeiError(msgspec.Struct):
@@ -103,17 +103,17 @@ class ObjectError(msgspec.Struct):
 
 def tei_error(refusal: RequestError) -> bytes:
     """Return the body of an error in TEI's dialect."""
-    return msgspec.json.encode(TeiError(refusal.message, KINDS[refusal.kind].tei))
+    return msgspec.json.encode(TeiError(refusal.message, ERROR_KINDS[refusal.kind].tei))
 
 
 def either_error(refusal: RequestError) -> bytes:
     """Return the body of an error if the dialect is not known."""
     words = refusal.message
-    return msgspec.json.encode(EitherError(words, KINDS[refusal.kind].tei, words, words))
+    return msgspec.json.encode(EitherError(words, ERROR_KINDS[refusal.kind].tei, words, words))
 
 
 def object_error(refusal: RequestError) -> bytes:
     """Return the body of an error in the dialects that send `documents`."""
-    kind = KINDS[refusal.kind]
+    kind = ERROR_KINDS[refusal.kind]
     error = OpenAIError(refusal.message, kind.openai, None, kind.status)
     return msgspec.json.encode(ObjectError(error, refusal.message, refusal.message))

@@ -60,7 +60,7 @@ class ScoreBody(LimitedBody, kw_only=True):
             priority=self.priority or 0,
         )
 
-    def answer(self, outcome: Outcome, context: Context) -> bytes:
+    def encode_response(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`."""
         answer = ScoreAnswer(
             id=context.id,

@@ -72,7 +72,7 @@ class TeiRerank(TeiBody, kw_only=True):
             priority=self.priority or 0,
         )
 
-    def answer(self, outcome: Outcome, context: Context) -> bytes:
+    def encode_response(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`. The answer is a plain list, best first."""
         ranks = [Rank(place, score) for place, score in outcome.best(self.top_k or None)]
         if self.return_text:
@@ -116,7 +116,7 @@ class TeiPredict(TeiBody, kw_only=True):
     def _single(self) -> bool:
         return isinstance(self.inputs, str) or isinstance(self.inputs[0], str)
 
-    def answer(self, outcome: Outcome, context: Context) -> bytes:
+    def encode_response(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`. The answer has each pair's labels, best first."""
         answers = [_predictions(row, context.labels) for row in outcome.labels]
         return encode(answers[0] if self._single else answers)

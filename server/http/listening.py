@@ -1,4 +1,4 @@
-"""`bound` returns the socket that a server listens on."""
+"""`listening_socket` returns the socket that a server listens on."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from ...engine.errors import OptionError
 BACKLOG = 2048
 
 
-def bound(host: str, port: int, uds: Path | None) -> socket.socket:
+def listening_socket(host: str, port: int, uds: Path | None) -> socket.socket:
     """Return a socket that listens on a host and port, or on a Unix socket.
 
     Raises OptionError, naming the address, if it is taken or not allowed.

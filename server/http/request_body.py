@@ -20,7 +20,7 @@ class ClientGoneError(Exception):
     """The client closed the connection before it had an answer."""
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: int) -> bytes:
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, max_bytes: int) -> bytes:
     """Return the whole body.
 
     Raises RequestError for a body that is too large, too slow or compressed, and ClientGoneError if the client closes the
@@ -28,10 +28,10 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: i
     """
     if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
         raise RequestError("encoding", "the body is compressed (content-encoding); send it as it is")
-    if int(headers.get(b"content-length", b"0")) > most:
+    if int(headers.get(b"content-length", b"0")) > max_bytes:
         if headers.get(b"expect", b"").lower() != b"100-continue":  # such a client sends nothing before it is asked
             await _discard(receive)
-        raise _too_large(most)
+        raise _too_large(max_bytes)
     parts, size, more = [], 0, True
     while more:
         message = await receive()
@@ -39,14 +39,14 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, most: i
             raise ClientGoneError
         part: bytes = message["body"]
         size += len(part)
-        if size > most:
+        if size > max_bytes:
             await _discard(receive)
-            raise _too_large(most)
+            raise _too_large(max_bytes)
         parts.append(part)
         more = message.get("more_body", False)
-        if more and (patience := too_slow(receive)) is not None:
+        if more and (seconds := too_slow(receive)) is not None:
             raise RequestError(
-                "slow_body", f"the body did not arrive within {patience:g} s (--body-timeout); send it faster"
+                "slow_body", f"the body did not arrive within {seconds:g} s (--body-timeout); send it faster"
             )
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -60,7 +60,7 @@ async def _discard(receive: Receive) -> None:
         pass
 
 
-def _too_large(most: int) -> RequestError:
+def _too_large(max_bytes: int) -> RequestError:
     return RequestError(
-        "too_large", f"the body has more than {most} bytes (--max-payload); send fewer or shorter texts"
+        "too_large", f"the body has more than {max_bytes} bytes (--max-payload); send fewer or shorter texts"
     )

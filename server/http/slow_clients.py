@@ -14,7 +14,7 @@ from .upgrades import UpgradeIgnoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class ClientTimeouts:
     """The seconds that a client may take to send its headers, to send its body, and to read its answer."""
 
     headers: float
@@ -49,41 +49,41 @@ class Connection(UpgradeIgnoring):
         self.body_since = None
         super().on_message_complete()
 
-    def give_up_body(self, patience: float) -> None:
+    def give_up_body(self, seconds: float) -> None:
         """Wake the application, which waits for the rest of a body. `too_slow` then tells it that the time is over.
 
         The application sends the answer, so that its metrics and logs show what the client sees.
         """
         self.body_since = None
         cycle: Any = self.cycle
-        cycle.body_patience = patience
+        cycle.body_timeout = seconds
         cycle.message_event.set()
 
 
 def too_slow(receive: Any) -> float | None:
     """Return the seconds that the client had for its body if they have passed, else None."""
-    seconds: float | None = getattr(getattr(receive, "__self__", None), "body_patience", None)
+    seconds: float | None = getattr(getattr(receive, "__self__", None), "body_timeout", None)
     return seconds
 
 
-def close_slow(connections: Iterable[Any], patience: Patience, now: float) -> None:
+def close_slow(connections: Iterable[Any], timeouts: ClientTimeouts, now: float) -> None:
     """Close connections whose clients take too long to send headers or to read, and refuse bodies that take too long."""
     for connection in connections:
         if not connection.transport.get_write_buffer_size():
             connection.unread_since = None
         elif connection.unread_since is None:
             connection.unread_since = now
-        if _late(connection.headers_since, patience.headers, now) or _late(
-            connection.unread_since, patience.answer, now
+        if _late(connection.headers_since, timeouts.headers, now) or _late(
+            connection.unread_since, timeouts.answer, now
         ):
             connection.transport.abort()
         elif (
-            _late(connection.body_since, patience.body, now)
+            _late(connection.body_since, timeouts.body, now)
             and not connection.cycle.response_started
             and not connection.flow.read_paused  # if paused, the server itself is not reading yet
         ):
-            connection.give_up_body(patience.body)
+            connection.give_up_body(timeouts.body)
 
 
-def _late(since: float | None, patience: float, now: float) -> bool:
-    return since is not None and now - since > patience
+def _late(since: float | None, seconds: float, now: float) -> bool:
+    return since is not None and now - since > seconds

@@ -24,14 +24,14 @@ def estimated_tokens(job: Job, max_length: int) -> int:
     if job.characters <= SMALL_CHARACTERS and windows is None:
         return SPECIAL_TOKENS * len(job.pairs) + job.characters // TOKEN_CHARACTERS
     longest = max_length if limits.pair is None else min(limits.pair, max_length)
-    most = None if windows is not None else TOKEN_CHARACTERS * longest
+    max_characters = None if windows is not None else TOKEN_CHARACTERS * longest
     queries, passages = [], []
     last, query_tokens = None, 0
     for query, text in job.pairs:
         if query is not last:
-            last, query_tokens = query, _text_tokens(query, most)
+            last, query_tokens = query, _text_tokens(query, max_characters)
         queries.append(query_tokens)
-        passages.append(_text_tokens(text, most))
+        passages.append(_text_tokens(text, max_characters))
     query_counts, counts = np.array(queries, dtype=np.int64), np.array(passages, dtype=np.int64)
     if limits.query is not None:
         query_counts = np.minimum(query_counts, limits.query)
@@ -46,7 +46,7 @@ def estimated_tokens(job: Job, max_length: int) -> int:
     return int(windows.tokens(query_counts, counts, special_tokens=special).sum())
 
 
-def _text_tokens(text: str, most: int | None) -> int:
-    """Return the approximate number of tokens in the first `most` characters of a text."""
-    part = text if most is None else text[:most]
+def _text_tokens(text: str, max_characters: int | None) -> int:
+    """Return the approximate number of tokens in the first `max_characters` characters of a text."""
+    part = text if max_characters is None else text[:max_characters]
     return (len(part) if part.isascii() else len(part.encode(errors="surrogatepass"))) // TOKEN_CHARACTERS

@@ -22,7 +22,7 @@ class ModelLimits:
 
     def __post_init__(self) -> None:
         for name in ("max_documents", "max_request_tokens", "max_queue_tokens"):
-            whole(name, getattr(self, name), least=1)
+            whole(name, getattr(self, name), minimum=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,4 +38,4 @@ class ModelSettings:
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise OptionError(f"{self.name!r} is no name for a model; give one as NAME=BUNDLE")
-        whole("batch_size", self.batch_size, least=1)
+        whole("batch_size", self.batch_size, minimum=1)

@@ -12,8 +12,8 @@ from ..dialects.job import Job, Outcome
 from ..dialects.request_error import RequestError
 from ..http.request_body import ClientGoneError, Receive
 from .estimate import estimated_tokens
+from .job_scorer import JobRun, JobScorer, Model
 from .model_settings import ModelSettings
-from .scoring import Model, Run, Scoring
 from .token_queue import TokenQueue
 
 logger = logging.getLogger("crossrt.server")
@@ -21,7 +21,7 @@ logger = logging.getLogger("crossrt.server")
 PROBE = Job(pairs=[("a", "b")], scores="raw_labels", priority=-(2**31))
 """The job of a readiness probe: a pair of one-letter texts, which is served before all other jobs."""
 PROBE_SECONDS = 10.0
-PROVED_SECONDS = 5.0
+HEALTHY_SECONDS = 5.0
 """How long a successful request shows that the model works, so that no probe is needed."""
 WATCH_AFTER = 0.005
 """Seconds after which watching a request's connection begins. Most requests to a small model are done by then."""
@@ -29,18 +29,18 @@ WATCH_AFTER = 0.005
 Opener = Callable[[ModelSettings], Model]
 
 
-class Opened:
+class OpenModel:
     """An open model, and the number of requests that use it."""
 
     def __init__(self, model: Model, settings: ModelSettings) -> None:
         self.model = model
         self.labels = model.label_names or tuple(f"LABEL_{number}" for number in range(model.num_labels))
         """The names of the model's labels. Labels without names are called LABEL_0, LABEL_1 and so on, as in transformers."""
-        self.scoring = Scoring(model, settings)
+        self.scoring = JobScorer(model, settings)
         self._users = 0
         self._closing: asyncio.Future[None] | None = None
 
-    def __enter__(self) -> Scoring:
+    def __enter__(self) -> JobScorer:
         self._users += 1
         return self.scoring
 
@@ -67,12 +67,12 @@ class ServedModel:
         self.queue = TokenQueue(settings.limits.max_queue_tokens)
         self.failure: str | None = None
         """Why the model's last request failed, or None if it was scored."""
-        self.runs: set[Run] = set()
+        self.runs: set[JobRun] = set()
         """The jobs of the requests that were accepted and are not scored yet."""
         self._opener = opener
-        self._opened: Opened | None = None
+        self._opened: OpenModel | None = None
         self._version: object = None
-        self._proved = float("-inf")
+        self._last_success = float("-inf")
         self._probe: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -94,7 +94,7 @@ class ServedModel:
         """Open the model and score `PROBE` with it. Raises the errors of opening and scoring."""
         version = _version(self.settings.bundle)
         model = await asyncio.to_thread(self._opener, self.settings)
-        opened = Opened(model, self.settings)
+        opened = OpenModel(model, self.settings)
         try:
             await asyncio.wait_for(opened.scoring.start(PROBE).future, None)
         except BaseException:
@@ -124,7 +124,7 @@ class ServedModel:
 
     # -- scoring
 
-    async def score(self, job: Job, *, receive: Receive, seconds: float) -> tuple[Outcome, Run]:
+    async def score(self, job: Job, *, receive: Receive, seconds: float) -> tuple[Outcome, JobRun]:
         """Score a job within `seconds` seconds.
 
         Raises RequestError for a job that is refused or too late or makes the model fail, and ClientGoneError if the client
@@ -163,7 +163,7 @@ class ServedModel:
 
     async def problem(self) -> str | None:
         """Return why the model cannot score, or None if a request was scored a moment ago or a probe is scored now."""
-        if self.failure is None and monotonic() - self._proved < PROVED_SECONDS:
+        if self.failure is None and monotonic() - self._last_success < HEALTHY_SECONDS:
             return None
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._run_probe())
@@ -178,14 +178,14 @@ class ServedModel:
                 await asyncio.wait_for(run.future, PROBE_SECONDS)
                 self._succeeded()
             except TimeoutError:
-                if monotonic() - self._proved >= PROBE_SECONDS:
+                if monotonic() - self._last_success >= PROBE_SECONDS:
                     self.failure = f"the model {self.name} did not score a token within {PROBE_SECONDS:g} seconds"
             except Exception as error:
                 self._failed(error)
 
     def _succeeded(self) -> None:
         self.failure = None
-        self._proved = monotonic()
+        self._last_success = monotonic()
 
     def _failed(self, error: BaseException) -> RequestError:
         """Note why the model failed, and return the error for the client."""
@@ -200,9 +200,9 @@ class ServedModel:
         task.add_done_callback(self._background.discard)
 
 
-async def _awaited(scoring: Scoring, run: Run, receive: Receive, seconds: float) -> Outcome:
+async def _awaited(scoring: JobScorer, run: JobRun, receive: Receive, seconds: float) -> Outcome:
     """Wait for a job until it is done, its time is over or its client has gone."""
-    watch = Watch(scoring, run, receive, seconds)
+    watch = JobWatch(scoring, run, receive, seconds)
     try:
         return await run.future
     except asyncio.CancelledError:
@@ -212,12 +212,12 @@ async def _awaited(scoring: Scoring, run: Run, receive: Receive, seconds: float)
         watch.end()
 
 
-class Watch:
+class JobWatch:
     """Gives a job up when its time is over or its client has gone. A short job costs only a timer: see `WATCH_AFTER`."""
 
     __slots__ = ("_receive", "_run", "_scoring", "_seconds", "_task", "_timer")
 
-    def __init__(self, scoring: Scoring, run: Run, receive: Receive, seconds: float) -> None:
+    def __init__(self, scoring: JobScorer, run: JobRun, receive: Receive, seconds: float) -> None:
         self._scoring, self._run, self._receive, self._seconds = scoring, run, receive, seconds
         self._task: asyncio.Task[None] | None = None
         self._timer = scoring.loop.call_later(WATCH_AFTER, self._begin)

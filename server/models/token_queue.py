@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from ..dialects.request_error import RequestError
 
-MEMORY = 30.0
+DECAY_SECONDS = 30.0
 """Seconds of work after which a speed measurement has lost two thirds of its weight."""
-LONGEST_WAIT = 600
+MAX_WAIT_SECONDS = 600
 
 
 class TokenQueue:
@@ -59,14 +59,14 @@ class TokenQueue:
 
     @property
     def wait(self) -> int:
-        """Estimated seconds until the waiting tokens are scored, from 1 to `LONGEST_WAIT`."""
+        """Estimated seconds until the waiting tokens are scored, from 1 to `MAX_WAIT_SECONDS`."""
         speed = self.tokens_per_second
-        return min(max(1, math.ceil(self.tokens / speed)), LONGEST_WAIT) if speed else 1
+        return min(max(1, math.ceil(self.tokens / speed)), MAX_WAIT_SECONDS) if speed else 1
 
     def _pass_time(self) -> None:
         """Count the time since `_last` as time with work."""
         now = self._clock()
         elapsed, self._last = now - self._last, now
-        kept = math.exp(-elapsed / MEMORY)
+        kept = math.exp(-elapsed / DECAY_SECONDS)
         self._scored *= kept
         self._busy = self._busy * kept + elapsed

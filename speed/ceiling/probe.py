@@ -10,7 +10,7 @@ from .kernels import Call, installed, multiplying, shapes_of
 
 PROBE_CALLS = 8
 """Products of one probe, which take about 65 ms. With only one or two, the wake-up of the threads would dominate the time."""
-FEWEST_PROBES = 10
+MIN_PROBES = 10
 
 
 class Probe:
@@ -36,7 +36,7 @@ class Probe:
     @property
     def noise(self) -> float:
         """95th percentile over the median, minus 1, of at least ten runs. Runs that are missing are made now."""
-        while len(self.seconds) < FEWEST_PROBES:
+        while len(self.seconds) < MIN_PROBES:
             self.run()
         return float(np.percentile(self.seconds, 95) / np.median(self.seconds) - 1)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ...measurement.kept_result import CHECKED, read_kept
+from ...measurement.stored_result import STRICT, read_stored
 
 SCHEMA = 1
 KIND = "crossrt speeds"
@@ -169,7 +169,7 @@ class Speeds:
     differences between figures are not significant.
     """
 
-    __pydantic_config__: ClassVar = CHECKED
+    __pydantic_config__: ClassVar = STRICT
 
     schema: int = SCHEMA
     kind: str = KIND
@@ -191,7 +191,7 @@ class Speeds:
     @classmethod
     def read(cls, path: Path) -> "Speeds":
         """Read what `to_json` wrote. Raises DataFileError, naming the file and the line or field, for anything else."""
-        return read_kept(cls, path, kind=KIND, schema=SCHEMA, command="crossrt bench")
+        return read_stored(cls, path, kind=KIND, schema=SCHEMA, command="crossrt bench")
 
 
 def _shortened(value: Any) -> Any:

@@ -7,9 +7,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from crossrt.engine.bundle.score_error import ScoreError
+from crossrt.engine.bundle.score_error import ScoreErrorStats
 
-ERROR = ScoreError(mean=0.0, deviation=0.01, excess=0.05, pairs=1000)
+ERROR = ScoreErrorStats(mean=0.0, deviation=0.01, excess=0.05, pairs=1000)
 
 
 @pytest.fixture

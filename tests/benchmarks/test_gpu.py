@@ -20,7 +20,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.hardware.gpus import gpus
 from crossrt.export.bundle.manifest import write_manifest
-from tests.export.tensorrt.memory_machine import GPU, machine_in_memory
+from tests.export.tensorrt.simulated_machine import GPU, install_simulated_machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -51,7 +51,7 @@ def two_precisions(bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, load_benchmark: Any) -> dict[str, Any]:
     """A GPU in memory, and engines built in this process."""
-    found = machine_in_memory(monkeypatch, tmp_path / "cache")
+    found = install_simulated_machine(monkeypatch, tmp_path / "cache")
     found["commands"] = []
 
     def run(command: list[str], **_: Any) -> Any:

@@ -24,7 +24,7 @@ from ..processors import openvino_has_bf16
 def zoo(monkeypatch: pytest.MonkeyPatch, load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
     """Import benchmarks/zoo.py, with small requests and ceilings that are quickly measured."""
     module = load_benchmark("zoo")
-    for name, value in {"REPEATS": 1, "GFLOP": 0.1, "FEWEST": 4, "STRETCH_S": 0.005}.items():
+    for name, value in {"REPEATS": 1, "GFLOP": 0.1, "MIN_PAIRS": 4, "STRETCH_S": 0.005}.items():
         monkeypatch.setattr(module, name, value)
     make_small(monkeypatch, seconds=0.005)
     monkeypatch.setattr("crossrt.speed.ceiling.shares.check_share", lambda *_, **__: None)

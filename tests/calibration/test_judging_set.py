@@ -8,7 +8,7 @@ import pytest
 
 from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judge import Judge
-from crossrt.calibration.judging_set import CANDIDATES, QUERIES, JudgingSet
+from crossrt.calibration.judging_set import MIN_CANDIDATES, MIN_QUERIES, JudgingSet
 from crossrt.calibration.paired_difference import PairedDifference
 from crossrt.engine.errors import DataFileError
 
@@ -28,9 +28,9 @@ def test_too_few_lists_or_too_short_ones_are_an_error_that_says_how_many() -> No
         listed(19, 50)
     with pytest.raises(DataFileError, match="0 of 30 queries"):
         listed(30, 49)
-    judging = listed(QUERIES, CANDIDATES)
-    assert len(judging.pairs) == QUERIES * CANDIDATES
-    assert [len(rows) for rows in judging.rows] == [CANDIDATES] * QUERIES
+    judging = listed(MIN_QUERIES, MIN_CANDIDATES)
+    assert len(judging.pairs) == MIN_QUERIES * MIN_CANDIDATES
+    assert [len(rows) for rows in judging.rows] == [MIN_CANDIDATES] * MIN_QUERIES
 
 
 def test_a_large_collection_is_sampled_by_the_seed() -> None:
@@ -48,7 +48,7 @@ def test_bare_pairs_are_pooled_with_passages_that_share_words() -> None:
     for query, ids in judging.candidates.items():
         word = judging.queries[query].split()[0]
         texts = [judging.passages[passage] for passage in ids]
-        assert len(set(texts)) == len(texts) == CANDIDATES
+        assert len(set(texts)) == len(texts) == MIN_CANDIDATES
         assert sum(f" {word} " in text for text in texts) == 3
     left = CalibrationSet.sample(pairs, source="pairs.tsv").without_queries(judging.texts_of_queries, size=2000)
     assert not {query for query, _ in left.pairs} & judging.texts_of_queries

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossrt.calibration.quantization import Quantization
-from crossrt.calibration.quantization_search import TokenError, choose_quantization
+from crossrt.calibration.quantization_search import TokenErrorMeasure, choose_quantization
 from crossrt.calibration.ranges import LEVELS
 from crossrt.calibration.recipe import Recipe
 from crossrt.calibration.tensor_stats import TensorStats
@@ -40,7 +40,7 @@ def test_smoothing_shift_and_kept_channels_change_nothing_but_the_rounding(
     matrix = rng.standard_normal((6, 8)).astype(np.float32)
     smoothing = rng.uniform(0.5, 2, 8).astype(np.float32) if smooth else None
     shift = rng.uniform(-1, 1, 8).astype(np.float32) if moved else None
-    quantization = Quantization(scale=10 / LEVELS, smoothing=smoothing, shift=shift, kept=kept)
+    quantization = Quantization(scale=10 / LEVELS, smoothing_factors=smoothing, shift=shift, outlier_channels=kept)
     exact = rows @ matrix.T
     step = 10 / LEVELS * np.abs(matrix * (1 if smoothing is None else smoothing)).sum(axis=1).max()
     assert np.abs(quantization.product(rows, matrix) - exact).max() < step
@@ -49,7 +49,7 @@ def test_smoothing_shift_and_kept_channels_change_nothing_but_the_rounding(
 def test_weights_have_a_scale_for_each_output_and_zeros_for_kept_channels() -> None:
     matrix = weight()
     matrix[2] = 0
-    integers, scales = Quantization(scale=1.0, kept=(5,)).weight(matrix)
+    integers, scales = Quantization(scale=1.0, outlier_channels=(5,)).weight(matrix)
     assert integers.dtype == np.int8
     assert not integers[:, 5].any()
     assert not integers[2].any()
@@ -63,10 +63,10 @@ def test_an_outlying_channel_is_smoothed_or_kept_by_token_and_not_by_minmax() ->
     seen, matrix = activation(outlier=100), weight()
     plain = choose_quantization(seen, [matrix], Recipe(method="minmax"))
     found = choose_quantization(seen, [matrix], Recipe())
-    assert plain.smoothing is None
-    assert plain.kept == ()
-    assert found.smoothing is not None or 3 in found.kept
-    error = TokenError(seen, [matrix])
+    assert plain.smoothing_factors is None
+    assert plain.outlier_channels == ()
+    assert found.smoothing_factors is not None or 3 in found.outlier_channels
+    error = TokenErrorMeasure(seen, [matrix])
     assert error(found) < error(plain) / 10
 
 
@@ -84,27 +84,27 @@ def test_an_even_tensor_is_held_in_the_cheapest_form() -> None:
     rows = np.random.default_rng(0).uniform(-1, 1, (600, 256)).astype(np.float32)
     even = TensorStats(rows=rows, low=rows.min(axis=0), high=rows.max(axis=0))
     found = choose_quantization(even, [np.sign(weight(channels=256))], Recipe())
-    assert found.smoothing is None
+    assert found.smoothing_factors is None
     assert found.shift is None
-    assert found.kept == ()
+    assert found.outlier_channels == ()
 
 
 def test_the_error_of_a_token_counts_by_its_own_norm() -> None:
     seen, matrix = activation(), weight()
     loud = replace(seen, rows=np.concatenate([seen.rows, seen.rows[:1] * 1000]))
     quantization = Quantization(scale=4 / LEVELS)
-    quiet, with_loud = (TokenError(one, [matrix])(quantization) for one in (seen, loud))
+    quiet, with_loud = (TokenErrorMeasure(one, [matrix])(quantization) for one in (seen, loud))
     assert with_loud < quiet + 2 / len(loud.rows), "one clipped token of 601 cannot weigh more than itself"
 
 
 def test_a_given_smoothing_is_taken() -> None:
     seen, matrix = activation(outlier=30), weight()
     found = choose_quantization(seen, [matrix], Recipe(method="minmax", smoothing=0.5))
-    assert found.smoothing is not None
+    assert found.smoothing_factors is not None
     greatest, columns = seen.magnitude, np.abs(matrix).max(axis=0)
     expected = np.sqrt(greatest / columns)  # SmoothQuant's equation 4 at one half
-    np.testing.assert_allclose(found.smoothing / found.smoothing[0], expected / expected[0], rtol=1e-4)
-    assert choose_quantization(seen, [matrix], Recipe(smoothing=0.0)).smoothing is None
+    np.testing.assert_allclose(found.smoothing_factors / found.smoothing_factors[0], expected / expected[0], rtol=1e-4)
+    assert choose_quantization(seen, [matrix], Recipe(smoothing=0.0)).smoothing_factors is None
 
 
 def test_the_range_covers_tokens_that_are_not_in_the_sample() -> None:

@@ -228,7 +228,7 @@ def test_models_may_be_opened_and_closed_while_their_health_is_asked(conversatio
         state = asked.app.state
         kept = {name: await asked.app.open(name) for name in ("small", "large")}
         for model in state.models.values():
-            model._proved = float("-inf")  # so that a probe is scored
+            model._last_success = float("-inf")  # so that a probe is scored
         health = asyncio.create_task(state.problem())
         while state.models["small"]._probe is None:
             await asyncio.sleep(0)
@@ -244,7 +244,7 @@ def test_models_may_be_opened_and_closed_while_others_are_reloaded(conversation:
     async def talk(asked: Asked) -> None:
         state = asked.app.state
         kept = {name: await asked.app.open(name) for name in ("small", "large")}
-        reload = asyncio.create_task(asked.app._app.information.reload(force=True))
+        reload = asyncio.create_task(asked.app._app.management.reload(force=True))
         while len(asked.opener.names) == 2:
             await asyncio.sleep(0.001)
         del kept["large"]

@@ -70,7 +70,7 @@ def test_a_part_has_the_scores_of_rank_in_the_order_of_the_run(work: Work) -> No
 
 
 def test_a_part_tells_activations_of_7_bits_from_those_of_8(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer, "judged_as", lambda backend, precision: f"{backend} in {precision.value}, narrow")
+    monkeypatch.setattr(scorer, "parity_key", lambda backend, precision: f"{backend} in {precision.value}, narrow")
     scored(work, BLOCK)
     with CrossEncoder(work.bundle, device="cpu") as model:
         assert part(work, BLOCK).backend == f"{model.backend} in fp32, narrow"

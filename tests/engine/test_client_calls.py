@@ -318,7 +318,7 @@ def test_bfloat16_on_a_processor_is_bf16_where_it_can_be_and_else_fp32_with_a_wa
         opened.append(config.precision.value)
         if config.precision.value == "bf16" and not computes:
             raise BackendError("bf16 is not what this processor computes in")
-        return SimpleNamespace(config=config, longest=64, tokenizing_threads=1, close=lambda: None)
+        return SimpleNamespace(config=config, max_length=64, tokenizing_threads=1, close=lambda: None)
 
     monkeypatch.setattr(select_cpu, "installed_backends", lambda *_: ("openvino", "onnxruntime"))
     monkeypatch.setattr(cross_encoder, "open_scorer", open_scorer)

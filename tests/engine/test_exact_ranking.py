@@ -124,7 +124,7 @@ def test_the_error_is_that_of_the_kernels_that_the_model_was_opened_with(
     def looked(*_: Any) -> str:
         raise AssertionError("the kernels were looked for")
 
-    monkeypatch.setattr(exact_ranking, "judged_as", looked)
+    monkeypatch.setattr(exact_ranking, "parity_key", looked)
     assert len(models[1].rank(QUERY, passages(30, seed=0), top_k=3, exact=True)) == 3
 
 

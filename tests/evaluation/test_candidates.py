@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("bm25s")
 
 from crossrt.engine.errors import DataFileError, OptionError
-from crossrt.evaluation.candidates import bm25_run, made
+from crossrt.evaluation.candidates import bm25_run, cached_file
 from crossrt.evaluation.collection import Collection
 from crossrt.evaluation.passage_file import PassageFile
 from crossrt.evaluation.prepared_passages import PreparedPassages
@@ -69,9 +69,9 @@ def test_a_file_is_made_once_of_the_same_and_again_of_another(tmp_path: Path) ->
         file.write(f"{len(times)}")
 
     for of, expected in (({"a": 1}, "1"), ({"a": 1}, "1"), ({"a": 2}, "2")):
-        assert made(tmp_path / "f", of, write).read_text() == expected
+        assert cached_file(tmp_path / "f", of, write).read_text() == expected
     (tmp_path / ".f.made").unlink()
-    assert made(tmp_path / "f", {"a": 2}, write).read_text() == "3"
+    assert cached_file(tmp_path / "f", {"a": 2}, write).read_text() == "3"
 
 
 def test_a_collection_without_a_run_gets_one(collect: Callable[..., Collection], tmp_path: Path) -> None:

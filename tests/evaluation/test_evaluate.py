@@ -33,7 +33,7 @@ from crossrt.engine.files.trec import read_qrels, read_run
 from crossrt.engine.store.preparation import prepare
 from crossrt.engine.text.truncation import Truncation
 from crossrt.evaluation.collection import Collection
-from crossrt.evaluation.evaluate import _followed, evaluate, opened_folder
+from crossrt.evaluation.evaluate import _followed, evaluate, locked_folder
 from crossrt.evaluation.measures import Measures
 from crossrt.evaluation.result import Evaluation
 from crossrt.measurement.model_config import ModelConfig, Options, model_configs
@@ -543,9 +543,9 @@ def test_a_folder_that_cannot_be_written_is_named(command: Command, bundle: Path
         assert status == 1
         assert said.startswith(f"crossrt: --out {out} cannot be written to (")
     with (
-        opened_folder(tmp_path / "out"),
+        locked_folder(tmp_path / "out"),
         pytest.raises(DataFileError, match="is in use by another evaluation"),
-        opened_folder(tmp_path / "out"),
+        locked_folder(tmp_path / "out"),
     ):
         pass
 

@@ -103,7 +103,7 @@ def test_prepared_passages_score_as_their_texts(stored: tuple[Path, Path], model
     file, store = PassageFile(stored[0]), PreparedPassages(stored[1])
     store.check(model)
     for ids in (["a", "b"], ["b"]):
-        one, other = (model.rank("where is it", **kept.to_rank(ids)) for kept in (file, store))
+        one, other = (model.rank("where is it", **kept.rank_arguments(ids)) for kept in (file, store))
         assert [(each["corpus_id"], each["score"]) for each in one] == [
             (each["corpus_id"], each["score"]) for each in other
         ]

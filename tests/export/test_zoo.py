@@ -51,7 +51,7 @@ PAIRS_OF_AN_EXPORT = slice(None, None, 8)
 """Which of the built-in pairs are compared here. Every export of a user, and the slow tests below, compare all."""
 
 
-MOST_ROUNDED = 400
+MAX_ROUNDED = 400
 """The widest hidden states of a model whose INT8 weights are made here: that takes half a minute for 768."""
 
 
@@ -74,7 +74,7 @@ def natively(bundle: Bundle, checkpoint: Checkpoint, precision: Precision) -> np
     manifest = replace(bundle.manifest, models={precision.value: weights})
     session = NativeSession(replace(bundle, manifest=manifest), precision=precision, streams=1)
     encoded = PairTokenizer.from_file(bundle.tokenizer_file, max_length=checkpoint.max_length).encode(PAIRS)
-    (batch,) = plan_single_batch(encoded.lengths, few_shapes_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
+    (batch,) = plan_single_batch(encoded.lengths, bucket_up_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
     logits = np.empty((len(PAIRS), checkpoint.labels))
     logits[batch.rows] = session.run(batch)
     session.close()
@@ -105,7 +105,7 @@ def test_each_of_the_fifteen_is_exported_with_parity_and_scores_differ(
         logits = scorer.logits(PAIRS)
     assert logits.shape == (3, model.labels)
     assert np.ptp(logits, axis=0).min() > 0.05
-    allowed = {Precision.BF16: 0.1} | ({} if model.hidden > MOST_ROUNDED else {Precision.INT8: 0.3})
+    allowed = {Precision.BF16: 0.1} | ({} if model.hidden > MAX_ROUNDED else {Precision.INT8: 0.3})
     for precision, most in allowed.items():
         computed = natively(bundle, checkpoint, precision)
         assert computed is None or 0 < np.abs(computed - logits).max() < most
@@ -123,7 +123,7 @@ def test_the_zoo_has_the_files_that_the_hub_has(tmp_path: Path) -> None:
         "config.json",
         "tokenizer_config.json",
     }
-    assert Checkpoint.read(old).leftover == ("fit_dense.weight", "fit_dense.bias")
+    assert Checkpoint.read(old).unused_tensors == ("fit_dense.weight", "fit_dense.bias")
     for model in zoo.ZOO:
         assert len(zoo.vocabulary(model.vocab)) == model.vocab
     vocabulary = zoo.vocabulary(30522)

@@ -26,7 +26,7 @@ def test_the_native_kernels_own_weights_in_int8_are_noted(
     for content in (b"one export", b"another export"):
         weights.write_bytes(content)
         execution = cpu_config(backend, precision=Precision.INT8)
-        found.append(ModelConfig(label="a", bundle=opened, execution=execution, options=Options()).work)
+        found.append(ModelConfig(label="a", bundle=opened, execution=execution, options=Options()).fingerprint)
     assert (found[0] != found[1]) is noted
 
 
@@ -41,6 +41,6 @@ def test_int8_with_activations_of_7_bits_is_other_work(
     )
     found = []
     for name in ("native", NARROW):
-        monkeypatch.setattr(model_config, "judged_as", lambda backend, precision, name=name: name)
-        found.append(config.work)
+        monkeypatch.setattr(model_config, "parity_key", lambda backend, precision, name=name: name)
+        found.append(config.fingerprint)
     assert found[0] != found[1]

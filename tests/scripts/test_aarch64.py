@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crossrt.engine.bundle.bundle import Bundle
-from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS
+from crossrt.engine.kernels.instruction_sets import AARCH64, PROCESSOR_KINDS
 from crossrt.engine.kernels.support import why_not_native
 from tests.conftest import REPOSITORY
 
@@ -37,7 +37,7 @@ def test_every_kind_for_aarch64_scores_the_demo_bundle_as_this_machine_does(demo
     models = Bundle.open(demo_bundle).manifest.models
     assert scored == {
         (precision, kind.name)
-        for kind in KINDS
+        for kind in PROCESSOR_KINDS
         if kind.machines == AARCH64
         for precision in kind.precisions
         if precision in models and models[precision].native_file

@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 
 from crossrt.engine.bundle.bundle import Bundle
-from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS
 from crossrt.engine.kernels.support import native_kind, why_not_native
 from crossrt.engine.native_functions import FUNCTIONS
 from tests.conftest import REPOSITORY
@@ -41,7 +41,7 @@ def platform_of(wheels: ModuleType, tag: str) -> object:
 def test_a_wheel_has_every_kind_of_its_architecture(wheels: ModuleType) -> None:
     for platform in wheels.PLATFORMS:
         names = [library.name for library in wheels.libraries(platform)]
-        kinds = [kind.library for kind in KINDS if platform.machine in kind.machines]
+        kinds = [kind.library for kind in PROCESSOR_KINDS if platform.machine in kind.machines]
         assert names == ["native_wordpiece", "native_processor", *kinds]
     assert kinds, "Windows on x86-64 has kernels"
 

@@ -13,10 +13,10 @@ pytest.importorskip("uvicorn", reason="crossrt[serve] is not installed")
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from crossrt.server.call import Call
 from crossrt.server.dialects.job import Outcome
-from crossrt.server.http.answer import Answer
-from crossrt.server.routes import SCORING
+from crossrt.server.http.response import Response
+from crossrt.server.http_request import HttpRequest
+from crossrt.server.routes import SCORING_ROUTES
 
 from .conftest import Served
 
@@ -131,7 +131,7 @@ def test_a_uvicorn_that_keeps_its_state_elsewhere_sends_answers_itself() -> None
             self.sent.append(message)
 
     cycle = Cycle()
-    asyncio.run(Answer(200, b"{}").send(cycle.send))
+    asyncio.run(Response(200, b"{}").send(cycle.send))
     assert [message["type"] for message in cycle.sent] == ["http.response.start", "http.response.body"]
 
 
@@ -139,10 +139,10 @@ def test_a_uvicorn_that_keeps_its_state_elsewhere_sends_answers_itself() -> None
     ("device", "kind"), [("cpu", b"cpu"), ("cuda:0", b"gpu+optimized"), ("cuda:0,cuda:1", b"gpu+optimized")]
 )
 def test_teis_header_tells_where_the_model_runs(device: str, kind: bytes) -> None:
-    route = next(route for route in SCORING if route.path == "/rerank")
-    call = Call(route.path, route, {})
-    call.body = route.read(json.dumps({"query": "a", "texts": ["b"]}).encode())
+    route = next(route for route in SCORING_ROUTES if route.path == "/rerank")
+    call = HttpRequest(route.path, route, {})
+    call.body = route.decode(json.dumps({"query": "a", "texts": ["b"]}).encode())
     model: Any = SimpleNamespace(name="m", labels=("LABEL_0",), model=SimpleNamespace(device=device))
     run: Any = SimpleNamespace(job=call.body.job(), accepted=0.0, began=0.0, tokenized=0.0, done=0.0)
-    answer = call.scored(Outcome(tokens=5, relevance=[1.0], scores=[0.7]), run, model)
+    answer = call.scored_response(Outcome(tokens=5, relevance=[1.0], scores=[0.7]), run, model)
     assert dict(answer.headers)[b"x-compute-type"] == kind

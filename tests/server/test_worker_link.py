@@ -1,10 +1,10 @@
 """The parent's account of reloads: all workers are told, and whoever asked hears what all did."""
 
-from crossrt.server.worker_link import Reload, Reloaded, Reloads, joined
+from crossrt.server.worker_link import Reload, ReloadCoordinator, Reloaded, joined
 
 
 def test_whoever_asked_is_answered_once_all_have_answered() -> None:
-    reloads = Reloads()
+    reloads = ReloadCoordinator()
     assert reloads.begin([0, 1]) is None
     reloads.ask(True, 1)
     assert reloads.begin([0, 1]) == Reload(force=True)
@@ -14,7 +14,7 @@ def test_whoever_asked_is_answered_once_all_have_answered() -> None:
 
 
 def test_reloads_take_place_one_after_the_other_and_a_signal_gets_no_answer() -> None:
-    reloads = Reloads()
+    reloads = ReloadCoordinator()
     reloads.ask(False)
     reloads.ask(True, 0)
     assert reloads.begin([0]) == Reload(force=False)
@@ -26,7 +26,7 @@ def test_reloads_take_place_one_after_the_other_and_a_signal_gets_no_answer() ->
 
 
 def test_a_worker_that_dies_is_not_waited_for() -> None:
-    reloads = Reloads()
+    reloads = ReloadCoordinator()
     reloads.ask(True, 0)
     reloads.ask(True, 1)
     reloads.begin([0, 1, 2])

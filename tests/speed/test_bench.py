@@ -18,9 +18,9 @@ from crossrt.engine.files.digests import sha256_of
 from crossrt.engine.hardware.cpus import usable_cpus
 from crossrt.measurement.model_config import ModelConfig
 from crossrt.speed.bench import bench
+from crossrt.speed.bench_configs import Missing, bench_configs
 from crossrt.speed.child import first_score_s, peak_mb
 from crossrt.speed.figures import latency_of
-from crossrt.speed.lineup import Missing, lineup
 from crossrt.speed.measure import Plan
 from crossrt.speed.operations import flops_of, padding_of
 from crossrt.speed.result.speeds import Speeds
@@ -40,7 +40,7 @@ def below_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(*sources: Path, **options: Any) -> list[ModelConfig | Missing]:
-    return lineup([str(source) for source in sources], device="cpu", **options)
+    return bench_configs([str(source) for source in sources], device="cpu", **options)
 
 
 def benched(rows: list[ModelConfig | Missing], plan: Plan = SHORT) -> Speeds:

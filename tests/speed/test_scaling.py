@@ -9,8 +9,8 @@ pytest.importorskip("scipy")
 
 from crossrt.engine.hardware.cpus import usable_cpus
 from crossrt.measurement.model_config import ModelConfig
+from crossrt.speed.bench_configs import bench_configs
 from crossrt.speed.fits import amdahl, polynomial, saturating
-from crossrt.speed.lineup import lineup
 from crossrt.speed.measure import Plan
 from crossrt.speed.scaling import curves_of
 from crossrt.speed.texts import Texts
@@ -62,7 +62,7 @@ def test_few_points_say_how_little_they_say() -> None:
 
 
 def test_a_row_has_a_curve_along_each_axis(bundle: Path) -> None:
-    (system,) = lineup([str(bundle)], device="cpu")
+    (system,) = bench_configs([str(bundle)], device="cpu")
     assert isinstance(system, ModelConfig)
     tokens, sequence, threads = curves_of(system, Texts.typical(), Plan())
     assert [curve.axis for curve in (tokens, sequence, threads)] == ["tokens", "sequence", "threads"]

@@ -16,7 +16,7 @@ from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.gpu_scorer import GpuScorer
 from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
-from tests.engine.cuda.memory_device import MemoryDevice
+from tests.engine.cuda.simulated_gpu import SimulatedGpu
 
 EMULATED = Path(__file__).parent / "emulated"
 SOURCE = Path(__file__).parents[3] / "engine" / "kernels" / "native" / "encoder.cu"
@@ -28,7 +28,7 @@ class EmulatedKernels:
     compiled: ClassVar[dict[tuple[object, ...], ctypes.CDLL]] = {}
     """Libraries by what they were compiled from, since a compilation takes seconds."""
 
-    def __init__(self, device: MemoryDevice, macros: Mapping[str, object], folder: Path) -> None:
+    def __init__(self, device: SimulatedGpu, macros: Mapping[str, object], folder: Path) -> None:
         self.device = device
         options = [f"-D{name}={value}" for name, value in macros.items()]
         key = (SOURCE.read_bytes(), *options)
@@ -61,7 +61,7 @@ class EmulatedKernels:
 class EmulatedProducts:
     """See `Cublas`. Products in NumPy with sums in FP32, and GELU in its tanh form, which is cuBLAS's."""
 
-    def __init__(self, device: MemoryDevice) -> None:
+    def __init__(self, device: SimulatedGpu) -> None:
         self.device = device
         self.open = 0
 
@@ -115,7 +115,7 @@ def emulated_logits(bundle: Bundle, encoded: EncodedPairs, folder: Path) -> npt.
     """Return the logits that the native kernels give for a bundle's FP16, [pairs, labels]."""
     from crossrt.engine.backends.native_cuda import NativeGpuExecutor  # where there is cuda-bindings
 
-    device = MemoryDevice(total=4 << 30)
+    device = SimulatedGpu(total=4 << 30)
     with device.current():
         executor = NativeGpuExecutor(bundle, device, **emulation(folder))
     config = GpuConfig(backend="native", precision=Precision.FP16, reason="", ordinals=(0,))

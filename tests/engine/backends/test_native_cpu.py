@@ -38,7 +38,7 @@ from crossrt.engine.bundle.native_weights import (
 from crossrt.engine.errors import BackendError, BundleError, InputError, ShapeError
 from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.encoder import EncoderDims
-from crossrt.engine.kernels.instruction_sets import KINDS, Kind
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS, ProcessorKind
 from crossrt.engine.kernels.support import native_kind, only_kinds, why_not_native
 from crossrt.engine.native_library import native_library
 from crossrt.engine.precision import Precision
@@ -142,8 +142,10 @@ def bundle_of(bundle: Path, tmp_path: Path) -> Callable[[ModelDims, dict[str, np
 
 
 # Those of other machines are tested in tests/engine/kernels/test_isa.py.
-@pytest.fixture(params=[kind for kind in KINDS if platform.machine() in kind.machines], ids=lambda kind: kind.name)
-def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+@pytest.fixture(
+    params=[kind for kind in PROCESSOR_KINDS if platform.machine() in kind.machines], ids=lambda kind: kind.name
+)
+def kind(request: pytest.FixtureRequest) -> Iterator[ProcessorKind]:
     """Compute by each kind of kernels that this processor can run: one with AVX512 has the instructions of AVX2 too."""
     with only_kinds(request.param.name):
         if why := why_not_native():
@@ -151,12 +153,12 @@ def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
         yield request.param
 
 
-def steps_of(kind: Kind) -> int:
+def steps_of(kind: ProcessorKind) -> int:
     """From a row's minimum to its maximum, in INT8."""
     return 128 if kind.int8 == "narrow" else 254
 
 
-def arithmetic_of(kind: Kind, precision: str) -> dict[str, Any]:
+def arithmetic_of(kind: ProcessorKind, precision: str) -> dict[str, Any]:
     """How `logits_of` computes what a kind does.
 
     INT8 multiplies softmax weights in BF16 only where that is faster than FP32, which Intel's vdpbf16ps is not.
@@ -249,7 +251,7 @@ def pairs_of(batch: Batch) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     seed=st.integers(0, 1000),
 )
 def test_the_kernels_compute_what_numpy_computes(
-    kind: Kind, bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, rotated: bool, **fields: Any
+    kind: ProcessorKind, bundle_of: Callable[..., Bundle], lengths: list[int], seed: int, rotated: bool, **fields: Any
 ) -> None:
     dims = dims_of(**fields | {"rotated": rotated and fields["precision"] == "int8"})
     assume(not why_not_native(Precision(dims.precision)))  # AVX2 has no BF16
@@ -326,7 +328,7 @@ MODERN: dict[str, Any] = {
     seed=st.integers(0, 1000),
 )
 def test_a_modernbert_is_computed_as_numpy_computes_it(
-    kind: Kind, bundle_of: Callable[..., Bundle], lengths: list[int], threads: int, seed: int, **fields: Any
+    kind: ProcessorKind, bundle_of: Callable[..., Bundle], lengths: list[int], threads: int, seed: int, **fields: Any
 ) -> None:
     dims = dims_of(**MODERN | {"precision": "fp32"} | fields)
     bundle = bundle_of(dims, random_arrays(dims, seed))
@@ -344,7 +346,7 @@ def test_a_modernbert_is_computed_as_numpy_computes_it(
 @pytest.mark.parametrize("architecture", ["bert", "bert, projected", "modernbert", "modernbert, mean"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_most_pairs_agree_with_numpy_in_all_digits(
-    precision: str, architecture: str, kind: Kind, bundle_of: Callable[..., Bundle]
+    precision: str, architecture: str, kind: ProcessorKind, bundle_of: Callable[..., Bundle]
 ) -> None:
     fields = PROJECTED if "projected" in architecture else {}
     if "modernbert" in architecture:
@@ -369,7 +371,7 @@ def test_most_pairs_agree_with_numpy_in_all_digits(
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_every_activation_is_computed_and_not_another(
-    precision: str, architecture: str, activation: str, kind: Kind, bundle_of: Callable[..., Bundle]
+    precision: str, architecture: str, activation: str, kind: ProcessorKind, bundle_of: Callable[..., Bundle]
 ) -> None:
     fields = {} if architecture == "bert" else MODERN
     dims = dims_of(**fields | {"precision": precision, "hidden_activation": activation})
@@ -392,7 +394,7 @@ def test_every_activation_is_computed_and_not_another(
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 @pytest.mark.parametrize("precision", COMPUTED)
 def test_a_score_is_its_pairs_own_to_the_last_bit(
-    precision: str, architecture: str, kind: Kind, bundle_of: Callable[..., Bundle]
+    precision: str, architecture: str, kind: ProcessorKind, bundle_of: Callable[..., Bundle]
 ) -> None:
     dims = dims_of(**({} if architecture == "bert" else MODERN | {"layers": 3}), precision=precision)
     session = session_of(bundle_of(dims, random_arrays(dims)))
@@ -410,7 +412,7 @@ def test_a_score_is_its_pairs_own_to_the_last_bit(
 @pytest.fixture(scope="module")
 def emulated_amx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library for AMX with tiles that are emulated."""
-    kind = next(kind for kind in KINDS if kind.name == "amx")
+    kind = next(kind for kind in PROCESSOR_KINDS if kind.name == "amx")
     lacking = [name for name in kind.instructions if "amx" not in name and name not in instructions()]
     if lacking or shutil.which("g++") is None:
         pytest.skip(f"this machine lacks {', '.join(lacking) or 'g++'}")
@@ -808,7 +810,7 @@ def test_a_header_of_many_layers_is_refused_before_anything_is_made_for_them(bun
 
 
 def test_arrays_of_another_version_are_refused_before_one_is_read_that_is_not_there(
-    kind: Kind, monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
+    kind: ProcessorKind, monkeypatch: pytest.MonkeyPatch, bundle_of: Callable[..., Bundle]
 ) -> None:
     """The library counts the arrays itself: a struct of the same size can mean other arrays in another version."""
     dims = dims_of(precision="fp32")

@@ -27,7 +27,7 @@ from tests.engine.backends import emulated_gpu, native_arithmetic
 from tests.engine.backends.emulated_gpu import EmulatedKernels, EmulatedProducts, emulation
 from tests.engine.backends.native_arithmetic import logits_of
 from tests.engine.backends.test_native_cpu import MODERN, bundle_of, dims_of, random_arrays
-from tests.engine.cuda.memory_device import MemoryDevice
+from tests.engine.cuda.simulated_gpu import SimulatedGpu
 
 __all__ = ["bundle_of"]
 
@@ -83,8 +83,8 @@ def opened(bundle_of: Callable[..., Bundle], tmp_path: Path) -> Any:
     """Return a function that opens a random model on a device in memory."""
     pipelines = []
 
-    def open_one(dims: ModelDims, arrays: Mapping[str, Any] | None = None) -> tuple[GpuScorer, MemoryDevice]:
-        device = MemoryDevice(total=4 << 30)
+    def open_one(dims: ModelDims, arrays: Mapping[str, Any] | None = None) -> tuple[GpuScorer, SimulatedGpu]:
+        device = SimulatedGpu(total=4 << 30)
         bundle = bundle_of(*for_gpus(dims, random_arrays(dims) if arrays is None else arrays))
         with device.current():
             executor = NativeGpuExecutor(bundle, device, **emulation(tmp_path / f"kernels{len(pipelines)}"))
@@ -248,7 +248,7 @@ def difference_of_mutant(number: int, bundle: Bundle, pairs: EncodedPairs, expec
         made.append(EmulatedKernels(device, macros, folder / "kernels"))
         return made[-1]
 
-    device = MemoryDevice(total=4 << 30)
+    device = SimulatedGpu(total=4 << 30)
     with device.current():
         executor = NativeGpuExecutor(bundle, device, kernels=kernels, products=EmulatedProducts)
     pipeline = GpuScorer(bundle, CONFIG, [executor])
@@ -319,7 +319,7 @@ def test_a_wrong_kernel_of_a_modernbert_is_noticed(
 @compiler
 def test_the_emulated_halves_are_ieees(tmp_path: Path) -> None:
     kernels = EmulatedKernels(
-        MemoryDevice(),
+        SimulatedGpu(),
         macros_of(dims_of(), []),
         tmp_path / "kernels",
     )
@@ -361,7 +361,7 @@ def test_tokens_that_the_model_does_not_have_are_refused(opened: Any) -> None:
 def test_too_little_device_memory_says_how_much_is_needed(bundle_of: Callable[..., Bundle]) -> None:
     dims = dims_of(precision="fp32")
     bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
-    device = MemoryDevice(total=1 << 12)
+    device = SimulatedGpu(total=1 << 12)
     kernels = type("Kernels", (), {"close": lambda self: None})
     with (
         device.current(),
@@ -376,18 +376,18 @@ def test_a_file_of_another_model_or_for_processors_is_refused(bundle_of: Callabl
     bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
     longer = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, max_positions=512))
     with pytest.raises(BundleError, match="of another model than the manifest; export the bundle again"):
-        NativeGpuExecutor(longer, MemoryDevice())
+        NativeGpuExecutor(longer, SimulatedGpu())
     full = bundle_of(dims, random_arrays(dims))
     models = {"fp16": full.manifest.models["fp32"]}
     with pytest.raises(BundleError, match="of another model than the manifest"):
         NativeGpuExecutor(
-            dataclasses.replace(full, manifest=dataclasses.replace(full.manifest, models=models)), MemoryDevice()
+            dataclasses.replace(full, manifest=dataclasses.replace(full.manifest, models=models)), SimulatedGpu()
         )
 
 
 # -- how pairs are packed
 
-BATCHES = PackedLayout(most_tokens=4096, most_rows=256, longest=512, vocab=50, types=2)
+BATCHES = PackedLayout(max_tokens=4096, max_rows=256, max_length=512, vocab=50, types=2)
 lengths_lists = st.lists(st.integers(1, 512), max_size=400).map(lambda found: np.array(found, dtype=np.int64))
 
 
@@ -428,7 +428,7 @@ def test_a_filled_batch_says_where_everything_is(lengths: list[int], seed: int) 
 
 
 def test_rounding_adds_a_few_hundredths_and_makes_few_shapes() -> None:
-    batches = PackedLayout(most_tokens=MAX_TOKENS, most_rows=4096, longest=512, vocab=50, types=2)
+    batches = PackedLayout(max_tokens=MAX_TOKENS, max_rows=4096, max_length=512, vocab=50, types=2)
     tokens = range(1000, MAX_TOKENS, 7)
     rounded = [batches.shape(np.array([each]))[1] for each in tokens]
     assert np.mean(np.array(rounded) / np.array(tokens)) < 1.05

@@ -10,7 +10,7 @@ from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import OptionError
 from crossrt.engine.hardware.cpus import has_vnni, instructions
 from crossrt.engine.kernels import support
-from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS
+from crossrt.engine.kernels.instruction_sets import AARCH64, PROCESSOR_KINDS
 from crossrt.engine.kernels.support import native_kernels, native_kind, only_kinds, why_not_native
 from crossrt.engine.native_library import native_library
 from crossrt.engine.precision import Precision
@@ -117,7 +117,7 @@ def test_this_processors_own_kernels_are_a_backend() -> None:
     for precision in COMPUTED_BY_SOME:
         able = [
             kind
-            for kind in KINDS
+            for kind in PROCESSOR_KINDS
             if kind.tried
             and platform.machine() in kind.machines
             and precision.value in kind.precisions
@@ -161,7 +161,7 @@ def test_an_arm_processor_computes_by_the_best_kind_whose_instructions_it_has(
 
 
 def test_each_kind_is_compiled_with_the_instructions_that_it_is_loaded_for() -> None:
-    for kind in KINDS:
+    for kind in PROCESSOR_KINDS:
         assert (REPOSITORY / kind.source).is_file()
         first, *flags = kind.compiler_flags
         if kind.machines == AARCH64:

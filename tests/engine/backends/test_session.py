@@ -227,7 +227,7 @@ def test_auto_obeys_what_was_tuned_for_this_model_and_machine(
     assert untuned.reason.startswith("not tuned")
     kept = Tuning(backend="openvino", streams=1, batch_size=7)
     kept.store(opened, Precision.FP32, untuned.threads)
-    assert Tuning.stored(opened, Precision.FP32, untuned.threads) == kept
+    assert Tuning.load(opened, Precision.FP32, untuned.threads) == kept
     config = choose_execution(opened)
     assert (config.backend, config.streams, config.batch_size) == ("openvino", 1, 7)
     assert "crossrt tune measured" in str(config)

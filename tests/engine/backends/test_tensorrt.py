@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrt.engine.backends.tensorrt import TensorRtExecutor, most_bytes
+from crossrt.engine.backends.tensorrt import TensorRtExecutor, max_bytes
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.manifest import BundleFile
 from crossrt.engine.bundle.profiles import profiles_for
@@ -209,8 +209,8 @@ def test_what_nobody_reads_has_a_place_behind_what_the_engine_computes_in(
 def test_the_largest_batch_is_the_one_that_takes_the_most() -> None:
     profiles = profiles_for(512)
     assert [profile.max for profile in profiles] == [(128, 64), (128, 128), (64, 256), (32, 512)]
-    assert most_bytes((-1, 12, -1, -1), np.dtype(np.float16), profiles) == 2 * 32 * 12 * 512 * 512
-    assert most_bytes((-1, 12, 1, -1), np.dtype(np.float32), profiles) == 4 * 64 * 12 * 256
+    assert max_bytes((-1, 12, -1, -1), np.dtype(np.float16), profiles) == 2 * 32 * 12 * 512 * 512
+    assert max_bytes((-1, 12, 1, -1), np.dtype(np.float32), profiles) == 4 * 64 * 12 * 256
 
 
 ADDRESSES = {"input_ids": 1, "attention_mask": 2, "token_type_ids": 3, "logits": 4}

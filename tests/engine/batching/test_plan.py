@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrt.engine.batching.plan import BATCH_TOKENS, LEAST_TOKENS, plan_batches, plan_single_batch, plan_unpadded
+from crossrt.engine.batching.plan import BATCH_TOKENS, MIN_TOKENS, plan_batches, plan_single_batch, plan_unpadded
 from crossrt.engine.errors import OptionError
 from tests.engine.samples import pairs_of
 
@@ -61,7 +61,7 @@ def test_no_other_cut_of_the_sorted_pairs_costs_less(
 @given(lengths=st.lists(st.integers(1, 511), max_size=200), batch_size=st.integers(1, 64))
 def test_a_plan_of_few_shapes_holds_every_row_and_fits_the_model(lengths: list[int], batch_size: int) -> None:
     array = np.array(lengths, dtype=np.int64)
-    plan = plan_batches(array, batch_size=batch_size, few_shapes_to=511)
+    plan = plan_batches(array, batch_size=batch_size, bucket_up_to=511)
     assert sorted(row for part in plan.row_groups for row in part.tolist()) == list(range(len(lengths)))
     for part, width in zip(plan.row_groups, plan.widths, strict=True):
         assert len(part) in {1, 4, 16}
@@ -73,7 +73,7 @@ def test_a_plan_of_few_shapes_holds_every_row_and_fits_the_model(lengths: list[i
 @given(lengths=st.lists(st.integers(1, 511), min_size=1, max_size=20))
 def test_one_batch_holds_every_row_and_is_little_wider_than_the_longest(lengths: list[int]) -> None:
     array = np.array(lengths, dtype=np.int64)
-    plan = plan_single_batch(array, few_shapes_to=511)
+    plan = plan_single_batch(array, bucket_up_to=511)
     assert sorted(plan.row_groups[0].tolist()) == list(range(len(lengths)))
     longest = max(lengths)
     assert longest <= plan.widths[0] <= min(511, longest + max(7, longest // 10))
@@ -81,7 +81,7 @@ def test_one_batch_holds_every_row_and_is_little_wider_than_the_longest(lengths:
 
 @pytest.mark.parametrize("length", range(2, 161))  # for longer rows, single rows need less padding
 def test_a_streams_share_holds_the_padding_too(length: int) -> None:
-    plan = plan_batches(np.full(16, length), batch_size=32, streams=4, few_shapes_to=512)
+    plan = plan_batches(np.full(16, length), batch_size=32, streams=4, bucket_up_to=512)
     assert [len(part) for part in plan.row_groups] == [4] * 4
 
 
@@ -90,7 +90,7 @@ def test_few_shapes_are_few_and_their_padding_little() -> None:
     shapes, real, computed = set(), 0, 0
     for _ in range(50):  # requests of 100 passages, as long as MS MARCO's
         lengths = np.clip(generator.gamma(9, 10.5, 100), 20, 512).astype(np.int64)
-        plan = plan_batches(lengths, batch_size=32, streams=2, few_shapes_to=512)
+        plan = plan_batches(lengths, batch_size=32, streams=2, bucket_up_to=512)
         shapes |= {(len(part), width) for part, width in zip(plan.row_groups, plan.widths, strict=True)}
         real += int(lengths.sum())
         computed += sum(len(part) * width for part, width in zip(plan.row_groups, plan.widths, strict=True))
@@ -134,7 +134,7 @@ def test_a_plan_without_padding_holds_every_row_and_leaves_the_streams_little_to
         # A row joins a batch if at least half of it fits.
         assert len(part) == 1 or sum(part) <= BATCH_TOKENS + part[-1] / 2
         rest = sum(map(sum, tokens[number:]))
-        assert len(part) == 1 or streams == 1 or sum(part) <= max(LEAST_TOKENS, rest // streams) + part[-1] / 2
+        assert len(part) == 1 or streams == 1 or sum(part) <= max(MIN_TOKENS, rest // streams) + part[-1] / 2
 
 
 def test_a_plan_refuses_an_empty_batch() -> None:

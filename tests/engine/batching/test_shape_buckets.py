@@ -14,11 +14,11 @@ lengths_lists = st.lists(st.integers(1, 512), max_size=300).map(lambda found: np
 @given(st.integers(1, 512), st.integers(1, 128))
 def test_a_rounded_shape_holds_the_shape_and_fits_the_engine(sequence: int, rows: int) -> None:
     rows = min(rows, BUCKETS.rows(sequence))
-    most_rows, longest = BUCKETS.rounded((rows, sequence))
-    assert most_rows >= rows
+    max_rows, longest = BUCKETS.rounded((rows, sequence))
+    assert max_rows >= rows
     assert longest >= sequence
-    assert most_rows <= BUCKETS.rows(longest)
-    assert BUCKETS.rounded((most_rows, longest)) == (most_rows, longest), "rounding twice changes nothing"
+    assert max_rows <= BUCKETS.rows(longest)
+    assert BUCKETS.rounded((max_rows, longest)) == (max_rows, longest), "rounding twice changes nothing"
 
 
 @given(lengths_lists, st.sampled_from([0, 64, 512, 10**6]), st.integers(1, 3))

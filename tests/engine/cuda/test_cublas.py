@@ -17,7 +17,7 @@ import cuda.pathfinder
 
 from crossrt.engine.cuda.cublas import TUNED_ROWS, Cublas, ProductKind
 from crossrt.engine.errors import BackendError
-from tests.engine.cuda.memory_device import MemoryDevice
+from tests.engine.cuda.simulated_gpu import SimulatedGpu
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
 
 
 @pytest.fixture
-def device() -> Iterator[MemoryDevice]:
-    device = MemoryDevice()
+def device() -> Iterator[SimulatedGpu]:
+    device = SimulatedGpu()
     with device.current():
         yield device
 
@@ -78,7 +78,7 @@ def computed(products: Cublas, stream: int, rows: int, **options: Any) -> tuple[
     ids=lambda options: " and ".join(f"{name} {value}" for name, value in options.items()) or "plain",
 )
 def test_a_product_is_rows_by_weights_and_bias(
-    library: ctypes.CDLL, device: MemoryDevice, options: dict[str, Any]
+    library: ctypes.CDLL, device: SimulatedGpu, options: dict[str, Any]
 ) -> None:
     products, stream = Cublas(device), device.create_stream()
     found, expected = computed(products, stream, 7, **options)
@@ -92,7 +92,7 @@ def test_a_product_is_rows_by_weights_and_bias(
 
 
 def test_large_products_take_the_quickest_of_several_algorithms(
-    library: ctypes.CDLL, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+    library: ctypes.CDLL, device: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     products, stream = Cublas(device), device.create_stream()
     last = ctypes.c_int.in_dll(library, "last_algorithm")
@@ -109,7 +109,7 @@ def test_large_products_take_the_quickest_of_several_algorithms(
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_timing_a_product_that_adds_adds_nothing(library: ctypes.CDLL, device: MemoryDevice, biased: bool) -> None:
+def test_timing_a_product_that_adds_adds_nothing(library: ctypes.CDLL, device: SimulatedGpu, biased: bool) -> None:
     products, stream = Cublas(device), device.create_stream()
     found, expected = computed(products, stream, TUNED_ROWS, single=True, adds=True, biased=biased)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -118,7 +118,7 @@ def test_timing_a_product_that_adds_adds_nothing(library: ctypes.CDLL, device: M
 
 
 def test_a_candidate_that_is_refused_in_the_end_is_passed_over(
-    library: ctypes.CDLL, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+    library: ctypes.CDLL, device: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     products, stream = Cublas(device), device.create_stream()
     refused = ctypes.c_int.in_dll(library, "refused_algorithm")
@@ -131,7 +131,7 @@ def test_a_candidate_that_is_refused_in_the_end_is_passed_over(
     device.destroy_stream(stream)
 
 
-def test_what_cublas_refuses_is_an_error_in_words(library: ctypes.CDLL, device: MemoryDevice) -> None:
+def test_what_cublas_refuses_is_an_error_in_words(library: ctypes.CDLL, device: SimulatedGpu) -> None:
     products = Cublas(device)
     with pytest.raises(BackendError, match="cublasLtMatmulAlgoGetHeuristic failed: CUBLAS_STATUS_NOT_SUPPORTED"):
         products.product(ProductKind(4, 13, 5))
@@ -140,7 +140,7 @@ def test_what_cublas_refuses_is_an_error_in_words(library: ctypes.CDLL, device: 
 
 
 def test_without_the_library_the_error_says_what_to_install(
-    device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+    device: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> None:
         raise RuntimeError("libcublasLt.so.13 is nowhere")

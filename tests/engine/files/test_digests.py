@@ -108,8 +108,8 @@ def test_a_tuning_and_a_prepared_store_of_a_foreign_bundle_are_not_the_genuine_o
     monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path / "cache"))
     genuine, other = Bundle.open(bundle), Bundle.open(foreign)
     Tuning(backend="openvino", streams=1, batch_size=7).store(other, Precision.FP32, 1)
-    assert Tuning.stored(other, Precision.FP32, 1) is not None
-    assert Tuning.stored(genuine, Precision.FP32, 1) is None
+    assert Tuning.load(other, Precision.FP32, 1) is not None
+    assert Tuning.load(genuine, Precision.FP32, 1) is None
     content = other.tokenizer_file.read_bytes()
     other.tokenizer_file.write_bytes(content.replace(b'"river"', b'"rivet"'))
     assert other.sha256("tokenizer.json") == genuine.sha256("tokenizer.json"), "as it claims"
@@ -117,5 +117,5 @@ def test_a_tuning_and_a_prepared_store_of_a_foreign_bundle_are_not_the_genuine_o
 
 
 def test_who_never_tuned_waits_for_no_hash(bundle: Path, hashed: list[str]) -> None:
-    assert Tuning.stored(Bundle.open(bundle), Precision.FP32, 1) is None
+    assert Tuning.load(Bundle.open(bundle), Precision.FP32, 1) is None
     assert hashed == []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from crossrt.engine.files.lock import held, own_file
+from crossrt.engine.files.lock import file_lock, open_own_file
 from crossrt.engine.files.publish import published_directory
 
 
@@ -22,7 +22,7 @@ def test_a_file_that_its_holder_removes_meanwhile_is_created(tmp_path: Path, mon
         return opened(file, flags, *others, **options)
 
     monkeypatch.setattr(os, "open", removing)
-    os.close(own_file(path, os.O_RDWR | os.O_CREAT))
+    os.close(open_own_file(path, os.O_RDWR | os.O_CREAT))
     assert [bool(flags & os.O_CREAT) for flags in flags_seen] == [True, False, True]
     assert path.is_file()
 
@@ -31,7 +31,7 @@ def test_a_file_that_its_holder_removes_meanwhile_is_created(tmp_path: Path, mon
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here, where nothing can be created")
 def test_where_nothing_can_be_created_the_system_error_is_raised_at_once() -> None:
     """/proc says of a new file that it does not exist, though its folder does, as some network file systems do."""
-    with pytest.raises(FileNotFoundError), held(Path("/proc/nothing.lock")):
+    with pytest.raises(FileNotFoundError), file_lock(Path("/proc/nothing.lock")):
         pytest.fail("nothing is locked")
     with pytest.raises(FileNotFoundError), published_directory(Path("/proc/nothing")):
         pytest.fail("nothing is published")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from crossrt.engine.errors import OptionError
-from crossrt.engine.files.lock import held
+from crossrt.engine.files.lock import file_lock
 from crossrt.engine.files.publish import clear_abandoned, published_directory, published_file, replaced, replaced_text
 
 ROOT = os.geteuid() == 0 if hasattr(os, "geteuid") else False
@@ -242,11 +242,11 @@ def test_a_lock_is_waited_for_and_leaves_no_file(tmp_path: Path, capfd: pytest.C
     order: list[str] = []
 
     def second() -> None:
-        with held(tmp_path / "lock", waiting="waiting for it"):
+        with file_lock(tmp_path / "lock", waiting="waiting for it"):
             order.append("second")
 
-    with held(tmp_path / "lock"):
-        with pytest.raises(BlockingIOError), held(tmp_path / "lock"):
+    with file_lock(tmp_path / "lock"):
+        with pytest.raises(BlockingIOError), file_lock(tmp_path / "lock"):
             pass
         thread = threading.Thread(target=second)
         thread.start()
@@ -262,10 +262,10 @@ def test_many_processes_hold_a_lock_one_at_a_time(tmp_path: Path) -> None:
     program = """
 import os, sys, time
 from pathlib import Path
-from crossrt.engine.files.lock import held
+from crossrt.engine.files.lock import file_lock
 folder = Path(sys.argv[1])
 for _ in range(30):
-    with held(folder / "lock", waiting="waiting"):
+    with file_lock(folder / "lock", waiting="waiting"):
         os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
         time.sleep(0.001)
         (folder / "inside").unlink()
@@ -284,15 +284,15 @@ for _ in range(30):
 def test_a_lock_is_no_way_to_another_file(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "lock").symlink_to("victim")
-    with pytest.raises(OSError, match="is a symbolic link"), held(tmp_path / "lock"):
+    with pytest.raises(OSError, match="is a symbolic link"), file_lock(tmp_path / "lock"):
         pass
     (tmp_path / "dangling").symlink_to("made")
-    with pytest.raises(OSError, match="is a symbolic link"), held(tmp_path / "dangling"):
+    with pytest.raises(OSError, match="is a symbolic link"), file_lock(tmp_path / "dangling"):
         pass
     if not hasattr(os, "mkfifo"):
         return
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="is not a regular file"), held(tmp_path / "pipe"):
+    with pytest.raises(OSError, match="is not a regular file"), file_lock(tmp_path / "pipe"):
         pass
     assert (tmp_path / "victim").read_text() == "precious"
     assert names(tmp_path) == {"victim", "lock", "dangling", "pipe"}
@@ -303,9 +303,9 @@ def test_another_users_lock_is_refused_unless_the_folder_is_theirs(tmp_path: Pat
     lock = tmp_path / "lock"
     lock.write_text("theirs")
     os.chown(lock, 12345, 12345)
-    with pytest.raises(PermissionError, match=r"belongs to another user \(uid 12345\)"), held(lock):
+    with pytest.raises(PermissionError, match=r"belongs to another user \(uid 12345\)"), file_lock(lock):
         pass
     assert lock.read_text() == "theirs"
     os.chown(tmp_path, 12345, 12345)
-    with held(lock):
+    with file_lock(lock):
         pass

@@ -122,7 +122,7 @@ def test_escapes_of_whole_characters_are_read() -> None:
 
 
 def test_no_more_of_a_file_is_read_than_it_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 10)
+    monkeypatch.setattr(module, "MAX_BYTES", 10)
     file = tmp_path / "file.json"
     file.write_text('"12345678"')
     assert read_json(file) == "12345678"

@@ -17,7 +17,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError
 from crossrt.engine.hardware import cpus
 from crossrt.engine.hardware.cpus import check_numpy, instructions, processor, tiles_permitted, usable_cpus
-from crossrt.engine.kernels.instruction_sets import KINDS
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS
 from crossrt.engine.native_library import native_library
 from crossrt.engine.selection import select_cpu
 from tests import processors
@@ -190,7 +190,10 @@ def test_a_caches_key_tells_apart_what_may_be_used(
 def test_the_processor_itself_says_what_linux_says() -> None:
     flags = processors.flags_of(processors.DESCRIBED.read_text())  # --processor hides nothing from the processor
     kernels = {
-        name for kind in KINDS for needed in ((), *kind.precisions.values()) for name in (*kind.instructions, *needed)
+        name
+        for kind in PROCESSOR_KINDS
+        for needed in ((), *kind.precisions.values())
+        for name in (*kind.instructions, *needed)
     }
     used = {"avx_vnni", "avx512_vnni", "sse4_1", *kernels}  # those of `has_vnni` and `lacks_sse41` too
     named = cpus._named_instructions()
@@ -202,7 +205,7 @@ def test_the_processor_itself_says_what_linux_says() -> None:
 def test_the_processor_is_asked_for_all_that_kernels_need() -> None:
     """An instruction that it is not asked for would never be used."""
     source = (REPOSITORY / "engine/kernels/native/processor.cpp").read_text()
-    for kind in KINDS:
+    for kind in PROCESSOR_KINDS:
         for name in (*kind.instructions, *(name for needed in kind.precisions.values() for name in needed)):
             assert f'names.add("{name}", ' in source
 

@@ -19,7 +19,7 @@ from crossrt.engine.batching.batch import Batch
 from crossrt.engine.bundle.native_weights import NativeModel, write
 from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.encoder import EncoderDims
-from crossrt.engine.kernels.instruction_sets import AARCH64, KINDS, Kind
+from crossrt.engine.kernels.instruction_sets import AARCH64, PROCESSOR_KINDS, ProcessorKind
 from tests.conftest import REPOSITORY
 from tests.engine.backends.native_arithmetic import logits_of
 from tests.engine.backends.test_native_cpu import (
@@ -34,10 +34,10 @@ from tests.engine.backends.test_native_cpu import (
 
 HERE = Path(__file__).parent
 NATIVE = REPOSITORY / "engine/kernels/native"
-NEON = {kind.name: kind for kind in KINDS if kind.machines == AARCH64}
+NEON = {kind.name: kind for kind in PROCESSOR_KINDS if kind.machines == AARCH64}
 PRESENT = [
     kind
-    for kind in KINDS
+    for kind in PROCESSOR_KINDS
     if platform.machine() in kind.machines
     and not kind.lacking("int8", instructions())
     and "amx_tile" not in kind.instructions
@@ -70,7 +70,7 @@ def compiled(words: Iterable[object], source: Path, program: Path) -> Path:
     return program
 
 
-def emulated(kind: Kind, program: Path, *flags: str, native: Path = NATIVE) -> Path:
+def emulated(kind: ProcessorKind, program: Path, *flags: str, native: Path = NATIVE) -> Path:
     """Compile isa_check.cpp for this processor, with NEON's instructions as plain C++."""
     macros = [macro for name in kind.instructions for macro in MACROS[name]]
     words = ["g++", f"-I{native}", *COMMON, *flags, *macros, f"-I{HERE / 'emulated'}"]
@@ -98,7 +98,7 @@ def test_the_functions_for_aarch64_are_right_in_machine_code(kind: str, tmp_path
 
 @needs_compiler
 @pytest.mark.parametrize("kind", PRESENT, ids=lambda kind: kind.name)
-def test_the_functions_for_this_processor_are_right(kind: Kind, tmp_path: Path) -> None:
+def test_the_functions_for_this_processor_are_right(kind: ProcessorKind, tmp_path: Path) -> None:
     program = compiled(["g++", *COMMON, "-O1", *kind.compiler_flags], HERE / "isa_check.cpp", tmp_path / "check")
     done = subprocess.run([program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
@@ -159,7 +159,7 @@ def test_a_fault_in_the_functions_for_aarch64_is_found(
     assert found in found_in(NEON[kind], "isa/neon.h", right, wrong, tmp_path, *sanitizers)
 
 
-def found_in(kind: Kind, header: str, right: str, wrong: str, folder: Path, *flags: str) -> str:
+def found_in(kind: ProcessorKind, header: str, right: str, wrong: str, folder: Path, *flags: str) -> str:
     """Return what isa_check.cpp says where a text of a header is replaced by a wrong one."""
     shutil.copytree(NATIVE, folder / "native")
     file = folder / "native" / header

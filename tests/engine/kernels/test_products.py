@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pytest
 
 from crossrt.engine.hardware.cpus import instructions
-from crossrt.engine.kernels.instruction_sets import KINDS, Kind
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS, ProcessorKind
 from tests.conftest import REPOSITORY
 
 NATIVE = REPOSITORY / "engine/kernels/native"
@@ -65,7 +65,7 @@ def aligned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return copy
 
 
-def compiled(kind: Kind, folder: Path, sources: Path = NATIVE) -> Products:
+def compiled(kind: ProcessorKind, folder: Path, sources: Path = NATIVE) -> Products:
     """Compile the products of a kind, emulated where it must be."""
     flags = [*kind.compiler_flags]
     if kind.name in EMULATED:
@@ -79,7 +79,7 @@ def compiled(kind: Kind, folder: Path, sources: Path = NATIVE) -> Products:
     return Products(ctypes.CDLL(str(library)))
 
 
-def why_not(kind: Kind) -> str:
+def why_not(kind: ProcessorKind) -> str:
     """Say what this processor lacks to run the products of a kind, emulated or not."""
     needed = [*kind.instructions, *kind.precisions["int8"]]
     own = EMULATED[kind.name][0] if kind.name in EMULATED else None
@@ -91,7 +91,7 @@ def why_not(kind: Kind) -> str:
     return f"this processor lacks {', '.join(lacking)}" if lacking else ""
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=PROCESSOR_KINDS, ids=lambda kind: kind.name)
 def products(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Products:
     """The products of each kind that can run here."""
     if why := why_not(request.param):
@@ -196,7 +196,7 @@ EVERY = 3
     ],
 )
 def test_a_wrong_product_is_noticed(name: str, mutant: str, tmp_path: Path) -> None:
-    kind = next(kind for kind in KINDS if kind.name == name)
+    kind = next(kind for kind in PROCESSOR_KINDS if kind.name == name)
     if why := why_not(kind):
         pytest.skip(why)
     sources = tmp_path / "native"
@@ -214,7 +214,7 @@ def test_a_wrong_product_is_noticed(name: str, mutant: str, tmp_path: Path) -> N
 
 def noticed(name: str, folder: str) -> None:
     """Run all checks on the sources of a folder. Raises AssertionError at the first that fails."""
-    kind = next(kind for kind in KINDS if kind.name == name)
+    kind = next(kind for kind in PROCESSOR_KINDS if kind.name == name)
     products = compiled(kind, Path(folder), Path(folder) / "native")
     for precision, check in CHECKS.items():
         for shape in shapes_of(precision):

@@ -19,7 +19,7 @@ from crossrt.engine.cross_encoder import CrossEncoder
 from crossrt.engine.errors import BackendError
 from crossrt.engine.hardware.cpus import Cores
 from crossrt.engine.precision import Precision
-from crossrt.engine.runtime import chunks, cpu_scorer, streams, turns
+from crossrt.engine.runtime import chunks, cpu_scorer, cpu_workers, fair_queue
 from crossrt.engine.runtime.cpu_scorer import CpuScorer
 from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.selection.execution_config import CpuConfig
@@ -72,7 +72,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counting]:
     monkeypatch.setattr(CpuConfig, "open", open_counting)
     cores = Cores(4)
     monkeypatch.setattr(cpu_scorer, "CORES", cores)
-    monkeypatch.setattr(streams, "CORES", cores)
+    monkeypatch.setattr(cpu_workers, "CORES", cores)
     Counting.busy = Counting.most = 0
     Counting.fails_at = -1
     return sessions
@@ -238,14 +238,14 @@ def test_a_small_request_is_done_before_the_large_one_that_came_first(
     make: Callable[..., CpuScorer], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []  # tokens of the batches, in the order of their turns, whichever thread is fast
-    begin = turns._Request.begin
+    begin = fair_queue._Request.begin
 
     def noted_begin(request: Any) -> Any:
         batch = begin(request)
         begun.append(batch.tokens)
         return batch
 
-    monkeypatch.setattr(turns._Request, "begin", noted_begin)
+    monkeypatch.setattr(fair_queue._Request, "begin", noted_begin)
     scorer = make(streams=2)
     done: list[str] = []
     large = noted(scorer.submit(pairs_of([50] * 200), batch_size=4), "large", done)
@@ -263,10 +263,10 @@ def test_a_batch_is_chosen_only_when_a_processor_is_free(
     make: Callable[..., CpuScorer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cores = Cores(4)
-    monkeypatch.setattr(streams, "CORES", cores)
+    monkeypatch.setattr(cpu_workers, "CORES", cores)
     scorer = make(streams=4)
     done: list[str] = []
-    with cores.taken(4):  # by another model
+    with cores.reserved(4):  # by another model
         low = noted(scorer.submit(pairs_of([9] * 4), batch_size=4, priority=1), "low", done)
         while len(cores._waiting) < 4:
             time.sleep(0.001)
@@ -395,12 +395,12 @@ def test_one_that_wants_all_processors_is_not_passed_over() -> None:
     first, stop = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with cores.taken(1):
+        with cores.reserved(1):
             first.set()
             stop.wait()
 
     def take(name: str, wanted: int) -> None:
-        with cores.taken(wanted):
+        with cores.reserved(wanted):
             order.append(name)
 
     threads = [threading.Thread(target=hold)]

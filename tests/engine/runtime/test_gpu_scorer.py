@@ -25,14 +25,14 @@ from crossrt.engine.runtime.gpu_scorer import GpuScorer
 from crossrt.engine.runtime.pending import Pending
 from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.engine.text.encoded_pairs import EncodedPairs
-from tests.engine.cuda.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
+from tests.engine.cuda.simulated_gpu import SimulatedContext, SimulatedExecutor, SimulatedGpu
 from tests.engine.samples import pairs_of
 
 CONFIG = GpuConfig(backend="tensorrt", precision=Precision.FP16, reason="", ordinals=(0,))
 
 
-class NanExecutor(MemoryExecutor):
-    def context(self, stream: int, workspace: int) -> MemoryContext:
+class NanExecutor(SimulatedExecutor):
+    def context(self, stream: int, workspace: int) -> SimulatedContext:
         context = super().context(stream, workspace)
         enqueue = context.enqueue
 
@@ -45,7 +45,7 @@ class NanExecutor(MemoryExecutor):
         return context
 
 
-def scorer_on(*executors: MemoryExecutor) -> GpuScorer:
+def scorer_on(*executors: SimulatedExecutor) -> GpuScorer:
     manifest = SimpleNamespace(labels=executors[0].labels, pad_token_id=0)
     return GpuScorer(cast(Bundle, SimpleNamespace(manifest=manifest)), CONFIG, executors)
 
@@ -61,8 +61,8 @@ def expected(pairs: EncodedPairs, labels: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("labels", [1, 2])
 def test_logits_come_in_the_order_of_the_pairs(dtype: Any, labels: int) -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device, dtype=dtype, labels=labels))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device, dtype=dtype, labels=labels))
     pairs = pairs_of([*range(1, 129), 5, 5, 128, 60])
     assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs, labels))
     scorer.close()
@@ -73,9 +73,9 @@ def test_logits_come_in_the_order_of_the_pairs(dtype: Any, labels: int) -> None:
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(st.integers(1, 128), max_size=60), min_size=1, max_size=6), st.integers(1, 4), st.booleans())
 def test_any_requests_one_after_the_other(requests: list[list[int]], lanes: int, graphs: bool) -> None:
-    device = MemoryDevice()
+    device = SimulatedGpu()
     device.graphs = graphs
-    scorer = scorer_on(MemoryExecutor(device, lanes=lanes))
+    scorer = scorer_on(SimulatedExecutor(device, lanes=lanes))
     started = [(pairs_of(lengths, seed), lengths) for seed, lengths in enumerate(requests)]
     pending = [
         scorer.submit(pairs, batch_size=32, inline=bool(number % 2)) for number, (pairs, _) in enumerate(started)
@@ -97,8 +97,8 @@ class Running:
     """
 
     def __init__(self, then: Callable[[GpuScorer, Pending], None]) -> None:
-        self.device = MemoryDevice()
-        self.executor = MemoryExecutor(self.device, limits=((8, 64), (2, 128)), lanes=2, graphs=0)
+        self.device = SimulatedGpu()
+        self.executor = SimulatedExecutor(self.device, limits=((8, 64), (2, 128)), lanes=2, graphs=0)
         self.scorer = scorer_on(self.executor)
         self.errors: list[BaseException] = []
         self._then: Callable[[GpuScorer, Pending], None] | None = then
@@ -236,8 +236,8 @@ def test_a_request_in_the_callers_thread_takes_its_turn_where_another_thread_com
 
 
 def test_scoring_allocates_nothing() -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device))
     device.log.clear()
     for seed in range(5):
         scorer.submit(pairs_of([3, 70, 128] * 20, seed), batch_size=32).wait()
@@ -246,8 +246,8 @@ def test_scoring_allocates_nothing() -> None:
 
 
 def test_the_device_is_waited_for_once_a_lane_at_the_end_of_a_small_request() -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device))
     device.log.clear()
     scorer.submit(pairs_of([20]), batch_size=32).wait()
     assert device.log.count("synchronize") == 1
@@ -257,8 +257,8 @@ def test_the_device_is_waited_for_once_a_lane_at_the_end_of_a_small_request() ->
 
 
 def test_batches_are_started_before_the_first_is_waited_for() -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device, limits=((2, 64), (2, 128))))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device, limits=((2, 64), (2, 128))))
     device.log.clear()
     scorer.submit(pairs_of([10] * 6), batch_size=32).wait()
     work = "".join({"upload": "u", "kernel": "k", "download": "d", "synchronize": "s"}.get(v, "") for v in device.log)
@@ -267,8 +267,8 @@ def test_batches_are_started_before_the_first_is_waited_for() -> None:
 
 
 def test_a_shape_that_comes_again_becomes_a_graph_and_few_are_kept() -> None:
-    device = MemoryDevice()
-    executor = MemoryExecutor(device, lanes=1, graphs=2)
+    device = SimulatedGpu()
+    executor = SimulatedExecutor(device, lanes=1, graphs=2)
     scorer = scorer_on(executor)
     for seed in range(12):
         for length in (10, 30, 60):
@@ -289,7 +289,7 @@ def test_a_shape_that_comes_again_becomes_a_graph_and_few_are_kept() -> None:
 def test_a_graph_that_does_not_compute_what_was_launched_is_never_used(
     wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    device = MemoryDevice()
+    device = SimulatedGpu()
     launch = device.launch
 
     def launch_wrongly(graph: int, stream: int) -> None:
@@ -310,7 +310,7 @@ def test_a_graph_that_does_not_compute_what_was_launched_is_never_used(
             device.kernel(stream, lambda: min(device.pinned.values(), key=len).view(np.float32).__imul__(2))
 
     device.launch = launch_wrongly  # type: ignore[method-assign]
-    scorer = scorer_on(MemoryExecutor(device, lanes=1))
+    scorer = scorer_on(SimulatedExecutor(device, lanes=1))
     for seed in range(6):
         pairs = pairs_of([20, 20], seed)
         assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs))
@@ -321,8 +321,8 @@ def test_a_graph_that_does_not_compute_what_was_launched_is_never_used(
 
 
 def test_a_proof_that_breaks_off_leaves_the_batch_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device, lanes=1))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device, lanes=1))
     upload, uploads = device.upload, 0
 
     def failing(pointer: int, source: Any, stream: int) -> None:
@@ -343,7 +343,7 @@ def test_a_proof_that_breaks_off_leaves_the_batch_as_it_was(caplog: pytest.LogCa
 
 def test_logits_that_are_no_numbers_prove_no_graph(caplog: pytest.LogCaptureFixture) -> None:
     """A graph without kernels would leave the poison in the logits, which is NaN too."""
-    device = MemoryDevice()
+    device = SimulatedGpu()
     scorer = scorer_on(NanExecutor(device, lanes=1))
     for seed in range(4):
         assert np.isnan(scorer.submit(pairs_of([20], seed), batch_size=32).wait()).all()
@@ -354,8 +354,8 @@ def test_logits_that_are_no_numbers_prove_no_graph(caplog: pytest.LogCaptureFixt
 
 def test_closed_by_a_signals_handler_all_is_freed_when_the_request_ends() -> None:
     """The handler runs in the thread that computes the request, so waiting for it would never end."""
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device))
     synchronize = device.synchronize
 
     def interrupted(stream: int) -> None:
@@ -372,8 +372,8 @@ def test_closed_by_a_signals_handler_all_is_freed_when_the_request_ends() -> Non
 
 
 def test_interrupted_while_it_waits_it_can_still_be_closed() -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device))
     synchronize, interrupts = device.synchronize, [KeyboardInterrupt()]
 
     def interrupted(stream: int) -> None:
@@ -389,8 +389,8 @@ def test_interrupted_while_it_waits_it_can_still_be_closed() -> None:
 
 
 def test_requests_in_callers_threads_while_it_is_closed() -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device))
     scored, refused = [0] * 4, []
 
     def score(number: int) -> None:
@@ -418,8 +418,8 @@ def test_requests_in_callers_threads_while_it_is_closed() -> None:
 
 def test_a_graph_computes_in_a_context_of_its_own_and_in_the_lanes_memory() -> None:
     """The simulated device fails for a graph whose context has computed another shape since the capture."""
-    device = MemoryDevice()
-    executor = MemoryExecutor(device, lanes=1, graphs=3)
+    device = SimulatedGpu()
+    executor = SimulatedExecutor(device, lanes=1, graphs=3)
     scorer = scorer_on(executor)
     used = device.used
     for seed in range(4):
@@ -436,8 +436,8 @@ def test_a_graph_computes_in_a_context_of_its_own_and_in_the_lanes_memory() -> N
 def test_where_nothing_can_be_captured_it_is_said_once_a_lane_and_all_goes_plain(
     verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    device = MemoryDevice()
-    executor = MemoryExecutor(device, lanes=1)
+    device = SimulatedGpu()
+    executor = SimulatedExecutor(device, lanes=1)
     scorer = scorer_on(executor)
     device.failing = verb
     if verb == "context":
@@ -459,8 +459,8 @@ def test_where_nothing_can_be_captured_it_is_said_once_a_lane_and_all_goes_plain
 
 
 def test_a_large_shape_gets_no_graph() -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device, limits=((64, 512),), lanes=1))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device, limits=((64, 512),), lanes=1))
     for seed in range(4):
         scorer.submit(pairs_of([512] * 64, seed), batch_size=32).wait()
     assert device.graph_works == {}
@@ -468,7 +468,7 @@ def test_a_large_shape_gets_no_graph() -> None:
 
 
 def test_more_rows_than_a_profile_takes_are_split() -> None:
-    executor = MemoryExecutor(MemoryDevice(), limits=((4, 64), (2, 128)))
+    executor = SimulatedExecutor(SimulatedGpu(), limits=((4, 64), (2, 128)))
     scorer = scorer_on(executor)
     pairs = pairs_of([100] * 7)
     assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs))
@@ -477,14 +477,14 @@ def test_more_rows_than_a_profile_takes_are_split() -> None:
 
 
 def test_a_pair_longer_than_the_engine_takes_is_refused_with_what_to_do() -> None:
-    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
+    scorer = scorer_on(SimulatedExecutor(SimulatedGpu()))
     with pytest.raises(ShapeError, match="up to 128: set max_length=128"):
         scorer.submit(pairs_of([129]), batch_size=32)
     scorer.close()
 
 
 def test_half_precision_logits() -> None:
-    scorer = scorer_on(MemoryExecutor(MemoryDevice(), output=np.float16))
+    scorer = scorer_on(SimulatedExecutor(SimulatedGpu(), output=np.float16))
     pairs = EncodedPairs(ids=np.array([1, 2, 3], np.int32), type_ids=np.zeros(3, np.uint8), offsets=np.array([0, 1, 3]))
     scores = scorer.submit(pairs, batch_size=32).wait()
     assert scores.dtype == np.float32
@@ -493,14 +493,14 @@ def test_half_precision_logits() -> None:
 
 
 def test_an_engine_without_token_types() -> None:
-    scorer = scorer_on(MemoryExecutor(MemoryDevice(), names=("input_ids", "attention_mask")))
+    scorer = scorer_on(SimulatedExecutor(SimulatedGpu(), names=("input_ids", "attention_mask")))
     pairs = pairs_of([7])
     assert scorer.submit(pairs, batch_size=32).wait() == pairs.ids.sum()
     scorer.close()
 
 
 def test_a_padded_batch_from_elsewhere_and_one_that_is_padded_in_the_middle() -> None:
-    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
+    scorer = scorer_on(SimulatedExecutor(SimulatedGpu()))
     pairs = pairs_of([3, 9, 1])
     batch = Batch.padded(pairs, np.arange(3), 0)
     assert np.array_equal(scorer.run(batch), expected(pairs))
@@ -511,7 +511,7 @@ def test_a_padded_batch_from_elsewhere_and_one_that_is_padded_in_the_middle() ->
 
 
 def test_several_threads_share_one_scorer() -> None:
-    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
+    scorer = scorer_on(SimulatedExecutor(SimulatedGpu()))
     wrong: list[int] = []
 
     def work(seed: int) -> None:
@@ -530,8 +530,8 @@ def test_several_threads_share_one_scorer() -> None:
 
 
 def test_two_devices_share_a_request_by_tokens() -> None:
-    devices = [MemoryDevice(0), MemoryDevice(1)]
-    executors = [MemoryExecutor(device) for device in devices]
+    devices = [SimulatedGpu(0), SimulatedGpu(1)]
+    executors = [SimulatedExecutor(device) for device in devices]
     scorer = scorer_on(*executors)
     pairs = pairs_of([100] * 32)
     assert np.array_equal(scorer.submit(pairs, batch_size=32).wait(), expected(pairs))
@@ -542,8 +542,8 @@ def test_two_devices_share_a_request_by_tokens() -> None:
 
 @pytest.mark.parametrize("verb", ["upload", "kernel", "download", "synchronize", "launch"])
 def test_a_device_error_is_told_and_leaves_nothing_behind(verb: str) -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device, lanes=2))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device, lanes=2))
     pairs = pairs_of([50] * 80)
     for _ in range(2):
         scorer.submit(pairs, batch_size=32).wait()
@@ -563,7 +563,7 @@ def test_a_device_error_is_told_and_leaves_nothing_behind(verb: str) -> None:
 
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_finished_request_is_freed_without_the_garbage_collector(inline: bool) -> None:
-    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
+    scorer = scorer_on(SimulatedExecutor(SimulatedGpu()))
     gc.disable()
     try:
         pairs = pairs_of([50] * 80)
@@ -581,8 +581,8 @@ def test_a_finished_request_is_freed_without_the_garbage_collector(inline: bool)
 
 
 def test_a_lost_device_is_told_and_keeps_nobody_from_closing(caplog: pytest.LogCaptureFixture) -> None:
-    devices = [MemoryDevice(0), MemoryDevice(1)]
-    executors = [MemoryExecutor(device) for device in devices]
+    devices = [SimulatedGpu(0), SimulatedGpu(1)]
+    executors = [SimulatedExecutor(device) for device in devices]
     scorer = scorer_on(*executors)
     for seed in range(3):
         for length in (5, 50):
@@ -601,15 +601,15 @@ def test_a_lost_device_is_told_and_keeps_nobody_from_closing(caplog: pytest.LogC
 
 
 def test_engines_of_other_shapes_are_refused_and_closed() -> None:
-    executors = [MemoryExecutor(MemoryDevice()), MemoryExecutor(MemoryDevice(1), limits=((16, 64),))]
+    executors = [SimulatedExecutor(SimulatedGpu()), SimulatedExecutor(SimulatedGpu(1), limits=((16, 64),))]
     with pytest.raises(BackendError, match="take different shapes; build them with the same profiles"):
         scorer_on(*executors)
     assert all(executor.closed and executor.cuda.closed for executor in executors)
 
 
 def test_dropped_without_closing_all_is_freed() -> None:
-    device = MemoryDevice()
-    executor = MemoryExecutor(device)
+    device = SimulatedGpu()
+    executor = SimulatedExecutor(device)
     scorer = scorer_on(executor)
     for seed in range(3):
         scorer.submit(pairs_of([3, 100], seed), batch_size=32).wait()
@@ -625,8 +625,8 @@ def test_dropped_without_closing_all_is_freed() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_must_open_the_model_itself() -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device))
     pairs = pairs_of([5, 60])
     scorer.submit(pairs, batch_size=32).wait()
     locks = scorer._lock, scorer._computing
@@ -655,8 +655,8 @@ def test_a_fork_must_open_the_model_itself() -> None:
 
 
 def test_a_small_request_meets_the_graphs_of_those_before() -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device, lanes=3))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device, lanes=3))
     for seed in range(5):
         pairs = pairs_of([20], seed)
         assert scorer.submit(pairs, batch_size=32).wait() == expected(pairs)
@@ -666,16 +666,16 @@ def test_a_small_request_meets_the_graphs_of_those_before() -> None:
 
 @pytest.mark.parametrize(("workspace", "purpose"), [(1, "for its tokens and logits"), (80_000_000, "to compute it in")])
 def test_too_little_memory_is_told_at_opening_and_leaves_nothing_behind(workspace: int, purpose: str) -> None:
-    device = MemoryDevice(total=60_000 + 2 * workspace)
+    device = SimulatedGpu(total=60_000 + 2 * workspace)
     said = rf"needs .* MB on the device {purpose}, .* MB are free: the device has no memory left.*--tokens"
     with pytest.raises(CudaError, match=said):
-        scorer_on(MemoryExecutor(device, workspace=workspace))
+        scorer_on(SimulatedExecutor(device, workspace=workspace))
     assert device.left_behind == []
     assert device.closed
 
 
 def test_closed_twice_and_used_afterwards() -> None:
-    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
+    scorer = scorer_on(SimulatedExecutor(SimulatedGpu()))
     scorer.close()
     scorer.close()
     pairs = pairs_of([3])
@@ -686,7 +686,7 @@ def test_closed_twice_and_used_afterwards() -> None:
 
 
 def test_a_request_while_the_interpreter_ends_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = scorer_on(MemoryExecutor(MemoryDevice()))
+    scorer = scorer_on(SimulatedExecutor(SimulatedGpu()))
     with monkeypatch.context() as ending:
         ending.setattr("concurrent.futures.thread._shutdown", True)  # as Python does when the main thread has returned
         with pytest.raises(BackendError, match="this process is ending, and nothing can be scored any more"):
@@ -698,8 +698,8 @@ def test_a_request_while_the_interpreter_ends_is_refused_in_words(monkeypatch: p
 def test_opened_and_closed_a_hundred_times_memory_is_as_before() -> None:
     used = []
     for _ in range(100):
-        device = MemoryDevice()
-        scorer = scorer_on(MemoryExecutor(device))
+        device = SimulatedGpu()
+        scorer = scorer_on(SimulatedExecutor(device))
         scorer.submit(pairs_of([3, 4]), batch_size=32).wait()
         scorer.close()
         used.append(device.used)
@@ -707,8 +707,8 @@ def test_opened_and_closed_a_hundred_times_memory_is_as_before() -> None:
 
 
 def test_a_batch_of_no_rows_is_no_work() -> None:
-    device = MemoryDevice()
-    scorer = scorer_on(MemoryExecutor(device, labels=2))
+    device = SimulatedGpu()
+    scorer = scorer_on(SimulatedExecutor(device, labels=2))
     nothing = np.empty((0, 7), dtype=np.int64)
     batch = Batch(input_ids=nothing, attention_mask=nothing, token_type_ids=nothing, rows=np.arange(0))
     assert scorer.run(batch).shape == (0, 2)

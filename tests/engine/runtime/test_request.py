@@ -25,7 +25,7 @@ class LastToken:
     config: Any = None
     first_chunk = 2
     tokenizing_threads = 1
-    longest = 512
+    max_length = 512
     closed: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class LastToken:
 def scored(passages: list[str], windows: Windows) -> tuple[Scored, LastToken]:
     source = TextPairs(tokenizer=PairTokenizer(real("bert"), max_length=512))
     scorer = LastToken()
-    request = Request(source=source, labels=1, label=0, batch_size=32, windows=windows)
+    request = Request(source=source, num_labels=1, relevant_label=0, batch_size=32, windows=windows)
     return request.score([(QUERY, passage) for passage in passages], scorer), scorer
 
 
@@ -65,7 +65,7 @@ def test_windows_in_several_parts_score_as_in_one(monkeypatch: pytest.MonkeyPatc
     windows = Windows(length=16, stride=2, aggregate=aggregate)
     expected, whole = scored(passages, windows)
     assert whole.inline == [False] * len(whole.inline)
-    monkeypatch.setattr(module, "MOST_TOKENS", 30)
+    monkeypatch.setattr(module, "MAX_TOKENS", 30)
     found, parts = scored(passages, windows)
     assert max(parts.tokens) <= 30
     assert sum(parts.tokens) == sum(whole.tokens)
@@ -73,14 +73,14 @@ def test_windows_in_several_parts_score_as_in_one(monkeypatch: pytest.MonkeyPatc
     assert found.logits.tolist() == expected.logits.tolist()
     assert found.best is not None
     assert expected.best is not None
-    for name in ("places", "sizes", "counts"):
+    for name in ("starts", "sizes", "counts"):
         assert getattr(found.best, name).tolist() == getattr(expected.best, name).tolist()
 
 
 def test_a_single_part_is_computed_by_the_caller_and_several_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     windows = Windows(length=16, stride=2)
     assert scored(["the river " * 50], windows)[1].inline == [True]
-    monkeypatch.setattr(module, "MOST_TOKENS", 30)
+    monkeypatch.setattr(module, "MAX_TOKENS", 30)
     assert not any(scored(["the river " * 50], windows)[1].inline)
 
 
@@ -94,4 +94,4 @@ def test_windows_that_repeat_a_long_passage_hundreds_of_times_take_bounded_memor
         tracemalloc.stop()
     assert sum(scorer.tokens) > 10_000_000
     assert peak < 60_000_000
-    assert max(scorer.tokens) <= module.MOST_TOKENS
+    assert max(scorer.tokens) <= module.MAX_TOKENS

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossrt.engine.activation import apply
-from crossrt.engine.bundle.score_error import ScoreError
+from crossrt.engine.bundle.score_error import ScoreErrorStats
 from crossrt.engine.errors import OptionError
 from crossrt.engine.runtime.top_k import TopK, exact_top_k
 
 Floats = npt.NDArray[np.float32]
-ERROR = ScoreError(mean=0.0, deviation=0.05, excess=0.2, pairs=1000)
+ERROR = ScoreErrorStats(mean=0.0, deviation=0.05, excess=0.2, pairs=1000)
 
 
 def sigmoid(scores: Floats) -> Floats:
@@ -27,7 +27,7 @@ def best(precise: Floats, k: int, activate: Callable[[Floats], Floats] = lambda 
     return found
 
 
-def top_k(precise: Floats, estimates: Floats, k: int, error: ScoreError = ERROR) -> tuple[TopK, list[list[int]]]:
+def top_k(precise: Floats, estimates: Floats, k: int, error: ScoreErrorStats = ERROR) -> tuple[TopK, list[list[int]]]:
     asked: list[list[int]] = []
 
     def rescore(rows: npt.NDArray[np.int64]) -> Floats:
@@ -116,13 +116,13 @@ def test_the_error_is_measured_as_numpy_measures_it() -> None:
     chance = np.random.default_rng(1)
     reference = chance.normal(0, 3, 5000).astype(np.float32)
     scores = reference + chance.normal(0.1, 0.2, 5000).astype(np.float32)
-    error = ScoreError.of(reference, scores)
+    error = ScoreErrorStats.of(reference, scores)
     differences = (reference - scores).astype(np.float64)
     assert error.mean == pytest.approx(np.mean(differences), rel=1e-5)
     assert error.deviation == pytest.approx(np.std(differences), rel=1e-5)
     assert error.mean + error.excess == pytest.approx(np.quantile(differences, 0.999), rel=1e-5)
     assert error.pairs == 5000
-    assert ScoreError.of(reference, reference).margin(np.array([0.5], dtype=np.float32)) == 0.5
+    assert ScoreErrorStats.of(reference, reference).margin(np.array([0.5], dtype=np.float32)) == 0.5
 
 
 def test_what_all_pairs_have_in_common_costs_nothing() -> None:
@@ -140,4 +140,4 @@ def test_what_all_pairs_have_in_common_costs_nothing() -> None:
 )
 def test_an_impossible_error_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(OptionError, match="cannot be measured"):
-        ScoreError(**{"mean": 0.0, "deviation": 0.1, "excess": 0.2, "pairs": 10, **wrong})
+        ScoreErrorStats(**{"mean": 0.0, "deviation": 0.1, "excess": 0.2, "pairs": 10, **wrong})

@@ -21,7 +21,7 @@ from crossrt.engine.errors import BackendError
 from crossrt.engine.files.cache import VARIABLE
 from crossrt.engine.hardware.cpus import instructions
 from crossrt.engine.kernels.encoder import WRONG_ARRAYS
-from crossrt.engine.kernels.instruction_sets import KINDS, Kind
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS, ProcessorKind
 from crossrt.engine.kernels.support import INTERFACE
 from crossrt.engine.native_functions import FUNCTIONS
 from crossrt.engine.native_library import native_library
@@ -88,11 +88,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.fixture
-def kinds() -> list[Kind]:
+def kinds() -> list[ProcessorKind]:
     """The kinds that can compute FP32 here, the fastest first."""
     return [
         kind
-        for kind in KINDS
+        for kind in PROCESSOR_KINDS
         if kind.tried
         and platform.machine() in kind.machines
         and {*kind.instructions} <= instructions()
@@ -100,7 +100,7 @@ def kinds() -> list[Kind]:
     ]
 
 
-Break = Callable[[list[Kind], str], list[str]]
+Break = Callable[[list[ProcessorKind], str], list[str]]
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def break_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Break:
     folders = itertools.count()
     originals = [*module.FOLDER.glob("native_*.so")]
 
-    def copy_and_break(kinds: list[Kind], fault: str) -> list[str]:
+    def copy_and_break(kinds: list[ProcessorKind], fault: str) -> list[str]:
         folder = tmp_path / f"kernels{next(folders)}"
         folder.mkdir()
         for file in originals:
@@ -134,7 +134,7 @@ def break_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Break:
 def test_the_next_kind_computes_and_after_the_last_the_next_backend(
     fault: str,
     native_bundle: Path,
-    kinds: list[Kind],
+    kinds: list[ProcessorKind],
     break_kernels: Break,
     loaded_kernels: list[str],
     pairs: list[tuple[str, str]],
@@ -156,7 +156,7 @@ def test_the_next_kind_computes_and_after_the_last_the_next_backend(
 
 def test_asking_for_the_native_kernels_takes_the_next_kind_and_without_one_is_an_error(
     native_bundle: Path,
-    kinds: list[Kind],
+    kinds: list[ProcessorKind],
     break_kernels: Break,
     loaded_kernels: list[str],
     caplog: pytest.LogCaptureFixture,
@@ -173,7 +173,7 @@ def test_asking_for_the_native_kernels_takes_the_next_kind_and_without_one_is_an
 
 
 def test_asking_for_another_backend_warns_of_nothing(
-    native_bundle: Path, kinds: list[Kind], break_kernels: Break, caplog: pytest.LogCaptureFixture
+    native_bundle: Path, kinds: list[ProcessorKind], break_kernels: Break, caplog: pytest.LogCaptureFixture
 ) -> None:
     break_kernels(kinds, "cut off")
     CrossEncoder(native_bundle, device="cpu", backend="onnxruntime").close()
@@ -184,7 +184,7 @@ def test_asking_for_another_backend_warns_of_nothing(
 def test_commands_that_say_what_runs_here_warn_in_the_same_words(
     command: str,
     native_bundle: Path,
-    kinds: list[Kind],
+    kinds: list[ProcessorKind],
     break_kernels: Break,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -200,7 +200,7 @@ def test_commands_that_say_what_runs_here_warn_in_the_same_words(
 
 
 def test_where_no_other_backend_is_installed_the_error_names_the_library(
-    native_bundle: Path, kinds: list[Kind], break_kernels: Break, monkeypatch: pytest.MonkeyPatch
+    native_bundle: Path, kinds: list[ProcessorKind], break_kernels: Break, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = break_kernels(kinds, "cut off")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -209,7 +209,7 @@ def test_where_no_other_backend_is_installed_the_error_names_the_library(
 
 
 def test_int8_of_7_bits_takes_the_place_of_8_bits_only_where_it_was_judged(
-    native_bundle: Path, kinds: list[Kind], break_kernels: Break
+    native_bundle: Path, kinds: list[ProcessorKind], break_kernels: Break
 ) -> None:
     exact = [kind for kind in kinds if kind.int8 == "exact"]
     if len(exact) == len(kinds) or not exact:

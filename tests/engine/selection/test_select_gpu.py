@@ -34,7 +34,7 @@ from crossrt.engine.selection import select_gpu
 from crossrt.engine.selection.execution_config import ExecutionConfig, GpuConfig
 from crossrt.engine.selection.select import choose_execution
 from crossrt.engine.selection.select_gpu import choose_gpu, open_executors
-from tests.engine.cuda.memory_device import MemoryDevice, MemoryExecutor
+from tests.engine.cuda.simulated_gpu import SimulatedExecutor, SimulatedGpu
 from tests.engine.samples import engine_file
 
 H200 = Gpu(name="NVIDIA H200", capability="9.0")
@@ -217,7 +217,7 @@ def test_an_engine_that_came_with_the_bundle_is_taken_when_it_is_trusted_alone(
 def test_trusting_is_asked_for_again_when_the_engine_is_opened(
     machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select_gpu, "open_cuda", MemoryDevice)
+    monkeypatch.setattr(select_gpu, "open_cuda", SimulatedGpu)
     monkeypatch.setattr(tensorrt, "TensorRtExecutor", lambda *_: pytest.fail("it was opened"))
     trusted = config_of(with_engine)
     assert trusted is not None
@@ -266,12 +266,12 @@ def test_an_engine_that_is_named_is_taken_and_no_other(
     assert (chosen.backend, chosen.engine) == ("tensorrt", "a100.engine")
     opened: list[str] = []
 
-    class Executor(MemoryExecutor):
+    class Executor(SimulatedExecutor):
         def __init__(self, bundle: Bundle, file: EngineFile, cuda: Any) -> None:
             opened.append(file.file)
             super().__init__(cuda)
 
-    monkeypatch.setattr(select_gpu, "open_cuda", MemoryDevice)
+    monkeypatch.setattr(select_gpu, "open_cuda", SimulatedGpu)
     monkeypatch.setattr(tensorrt, "TensorRtExecutor", Executor)
     open_executors(bundle, chosen)
     assert opened == ["a100.engine"]
@@ -288,17 +288,17 @@ def test_an_engine_that_is_named_is_taken_and_no_other(
 def test_executors_and_devices_are_closed_when_a_later_one_does_not_open(
     machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    devices: list[MemoryDevice] = []
-    executors: list[MemoryExecutor] = []
+    devices: list[SimulatedGpu] = []
+    executors: list[SimulatedExecutor] = []
 
-    def device(ordinal: int) -> MemoryDevice:
-        devices.append(MemoryDevice(ordinal))
+    def device(ordinal: int) -> SimulatedGpu:
+        devices.append(SimulatedGpu(ordinal))
         return devices[-1]
 
-    def executor(bundle: Bundle, file: EngineFile, cuda: Any) -> MemoryExecutor:
+    def executor(bundle: Bundle, file: EngineFile, cuda: Any) -> SimulatedExecutor:
         if executors:
             raise BackendError("the second engine cannot be loaded")
-        executors.append(MemoryExecutor(cuda))
+        executors.append(SimulatedExecutor(cuda))
         return executors[-1]
 
     monkeypatch.setattr(select_gpu, "open_cuda", device)
@@ -313,7 +313,7 @@ def test_executors_and_devices_are_closed_when_a_later_one_does_not_open(
 def test_a_config_of_an_unknown_backend_does_not_open(
     machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select_gpu, "open_cuda", MemoryDevice)
+    monkeypatch.setattr(select_gpu, "open_cuda", SimulatedGpu)
     config = GpuConfig(backend="openvino", precision=Precision.FP16, reason="", ordinals=(0,))
     with pytest.raises(
         BackendError, match="no backend 'openvino' scores on a GPU; use one of tensorrt, native, onnxruntime"
@@ -325,7 +325,7 @@ def test_a_pair_longer_than_the_engine_takes_is_truncated_as_the_model_says(
     machine: Any, with_engine: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By the rule of the tokenizer: the longer text loses tokens first, and the special tokens stay."""
-    executor = MemoryExecutor(MemoryDevice(), limits=((8, 16),))
+    executor = SimulatedExecutor(SimulatedGpu(), limits=((8, 16),))
     monkeypatch.setattr(select_gpu, "open_executors", lambda bundle, config: [executor])
     monkeypatch.setattr(cross_encoder, "bundle_from_source", lambda *_, **__: with_engine)
     pairs = [("how tall is k2", "a mountain in the north " * 9), ("what is k2", "a mountain")]
@@ -512,7 +512,7 @@ def onnx_on_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             return sessions[-1]
 
         monkeypatch.setattr(onnxruntime_cuda.onnxruntime, "InferenceSession", session)
-        device = MemoryDevice()
+        device = SimulatedGpu()
         executor = OnnxRuntimeExecutor(Bundle.open(bundle), Precision.FP32, device)
         with device.current():
             stream = device.create_stream()

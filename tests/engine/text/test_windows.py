@@ -96,7 +96,7 @@ def test_limits_cut_texts_before_windows_are_cut(side: TruncationSide) -> None:
     assert rows_of(found.pairs()) == rows_of(expected.pairs())
     # Places are those in the whole passage, of which the left side lost two tokens.
     lost = 2 if side == "left" else 0
-    assert found.places.tolist() == [*(expected.places[:-1] + lost).tolist(), 0]
+    assert found.window_starts.tolist() == [*(expected.window_starts[:-1] + lost).tolist(), 0]
     counted = encoder.count_windows(pairs, windows, limits=limits)
     assert counted.tokens.sum() == len(expected.pairs().ids)
     assert counted.cut.tolist() == [1 + 2, 1]
@@ -125,7 +125,7 @@ def test_a_window_is_found_in_the_text() -> None:
     passage = "the river is in the city, " * 30
     windowed = encoder.encode_windows([("a river", passage)], Windows(length=32, stride=8))
     tokens = real("bert").encode(passage, add_special_tokens=False).ids
-    for place, size in zip(windowed.places.tolist(), windowed.sizes.tolist(), strict=True):
+    for place, size in zip(windowed.window_starts.tolist(), windowed.sizes.tolist(), strict=True):
         begin, end = encoder.window_text(passage, place, size)
         again = real("bert").encode(passage[begin:end], add_special_tokens=False).ids
         assert again == tokens[place : place + size]

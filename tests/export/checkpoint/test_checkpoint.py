@@ -36,7 +36,7 @@ def test_dimensions_head_and_activation_are_read_from_config_and_tensors(checkpo
     read = Checkpoint.read(checkpoint)
     assert (read.head, read.labels, read.activation, read.max_length) == (Head.BERT, 1, "identity", 64)
     assert (read.dimensions.layers, read.dimensions.hidden, read.dimensions.heads) == (2, 32, 2)
-    assert read.leftover == ()
+    assert read.unused_tensors == ()
 
 
 def test_weights_are_the_same_from_safetensors_and_from_a_pytorch_file(copied: Path) -> None:
@@ -72,7 +72,7 @@ def test_layer_norms_named_gamma_and_beta_are_understood(copied: Path) -> None:
             tensors[new] = tensors.pop(name)
 
     edit_tensors(copied, rename)
-    assert Checkpoint.read(copied).leftover == ()
+    assert Checkpoint.read(copied).unused_tensors == ()
 
 
 def test_a_missing_tensor_is_named(copied: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_misshapen_tensor_is_named_with_both_shapes(copied: Path) -> None:
 def test_a_leftover_tensor_is_named_and_a_saved_buffer_is_not(copied: Path) -> None:
     spare = {"fit_dense.weight": torch.zeros(3), "bert.embeddings.position_ids": torch.arange(64)[None]}
     edit_tensors(copied, lambda tensors: tensors.update(spare))
-    assert Checkpoint.read(copied).leftover == ("fit_dense.weight",)
+    assert Checkpoint.read(copied).unused_tensors == ("fit_dense.weight",)
 
 
 def test_nan_weights_do_not_reach_an_exporter_that_does_not_look_at_them(

@@ -73,9 +73,9 @@ def test_in_8_bits_the_channels_keep_their_smoothing_shift_and_places(
         if point.linears:
             quantized[point.name] = Quantization(
                 scale=0.03,
-                smoothing=np.linspace(0.5, 2, channels).astype(np.float32),
+                smoothing_factors=np.linspace(0.5, 2, channels).astype(np.float32),
                 shift=np.linspace(-0.2, 0.3, channels).astype(np.float32),
-                kept=(1, 30),
+                outlier_channels=(1, 30),
             )
     plain = graph_of(odd, Numerics(quantized=quantized))
     padded = graph_of(odd, Numerics(quantized=quantized, head_multiple=8))

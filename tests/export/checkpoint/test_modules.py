@@ -160,7 +160,7 @@ def test_dense_and_layernorm_on_every_trunk_score_as_in_sentence_transformers(
     tokenizer = PairTokenizer.from_file(path / "tokenizer.json", max_length=48)
     for pairs in (PAIRS, *([pair] for pair in PAIRS)):
         encoded = tokenizer.encode(pairs)
-        (batch,) = plan_single_batch(encoded.lengths, few_shapes_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
+        (batch,) = plan_single_batch(encoded.lengths, bucket_up_to=0).batches(encoded, pad_id=checkpoint.pad_token_id)
         rows = [PAIRS.index(pairs[row]) for row in batch.rows]
         computed = session.run(["logits"], feeds_of(session, batch))[0][:, 0]
         np.testing.assert_allclose(computed, expected[rows], rtol=0, atol=1e-5)

@@ -405,7 +405,7 @@ def test_the_command_line_says_what_is_odd_and_takes_a_label(make: Callable[[Cas
     assert "warning       config.json: crossrt does not know mystery = 1" in shown
     [config] = model_configs([str(out)], ["fp32"], Options(relevant_label="neutral"))
     assert config.relevant_label == 2
-    assert (config.work["head"], config.work["prompt"]) == ("label 2 of 3, identity", "how long ")
+    assert (config.fingerprint["head"], config.fingerprint["prompt"]) == ("label 2 of 3, identity", "how long ")
     with pytest.raises(OptionError, match="is none of the model's labels"):
         model_configs([str(out)], ["fp32"], Options(relevant_label=3))
     unchosen = CliRunner().invoke(app.app, ["export", str(tmp_path / "checkpoint"), str(out), "--force"])

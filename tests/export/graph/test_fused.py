@@ -116,17 +116,17 @@ def test_nothing_is_asked_for_a_shape_that_only_the_cpu_could_tell(deep: Checkpo
 
 def test_a_layer_of_two_types_stays_plain(deep: Checkpoint) -> None:
     for name in ("layer.0.attention_scores", "layer.0.query_key_value.product", "layer.0.context_heads"):
-        mixed = replace(FP16, fused=True, float32=frozenset({name}))
+        mixed = replace(FP16, fused=True, fp32_tensors=frozenset({name}))
         assert fused_layers(graph_of(deep, mixed)) == ["layer.1.context"], name
-    assert fused_layers(graph_of(deep, replace(FP16, fused=True, float32=frozenset({"embedding_norm"})))) == [
+    assert fused_layers(graph_of(deep, replace(FP16, fused=True, fp32_tensors=frozenset({"embedding_norm"})))) == [
         "layer.1.context"
     ], "what is computed from a tensor that does not fit stays FP32"
-    beyond = graph_of(deep, replace(FP16, fused=True, float32=frozenset({"layer.0.output_residual"})))
+    beyond = graph_of(deep, replace(FP16, fused=True, fp32_tensors=frozenset({"layer.0.output_residual"})))
     assert len(fused_layers(beyond)) == 2
     assert len(fused_nodes(beyond, "SkipLayerNormalization")) == 5
     [norm] = [node for node in beyond.graph.node if node.name == "layer.0.output_norm"]
     assert norm.op_type == "LayerNormalization"
-    wide = graph_of(deep, replace(FP16, fused=True, float32=frozenset({"layer.2.intermediate"})))
+    wide = graph_of(deep, replace(FP16, fused=True, fp32_tensors=frozenset({"layer.2.intermediate"})))
     assert fused_nodes(wide, "BiasGelu") == ["layer.0.activation", "layer.1.activation"]
 
 

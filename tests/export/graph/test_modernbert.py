@@ -34,10 +34,10 @@ from crossrt.export.checkpoint.heads import Head
 from crossrt.export.checkpoint.modernbert import rotary_tables
 from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.export import export_bundle
-from crossrt.export.graph.numerics import FP16, HALF_MAX, Numerics
+from crossrt.export.graph.numerics import FP16, FP16_MAX, Numerics
 from crossrt.export.graph.session import batches_of, logits_of
 from crossrt.export.graph.writer import graph_of
-from crossrt.export.parity.pairs import LONGEST, builtin_pairs
+from crossrt.export.parity.pairs import MAX_WORDS, builtin_pairs
 from crossrt.export.precision.fp16 import choose_fp16
 from crossrt.export.precision.fp16_emulation import rounded_after_operators, rounded_where_stored
 from crossrt.export.precision.native_weights import can_be_native
@@ -295,7 +295,7 @@ def test_a_published_size_scores_as_in_transformers(
 
 def test_the_check_of_an_export_has_no_batch_of_the_longest_pairs() -> None:
     longest = max(len(text.split()) for pair in builtin_pairs(8192) for text in pair)
-    assert LONGEST < longest < 1.1 * LONGEST
+    assert MAX_WORDS < longest < 1.1 * MAX_WORDS
 
 
 def test_angles_are_rounded_as_in_transformers() -> None:
@@ -355,7 +355,7 @@ def test_sums_beyond_fp16_stay_in_fp32(original: Path, tmp_path: Path) -> None:
     plain = rounded_after_operators(graph_of(checkpoint, FP16))
     assert not np.isfinite(logits_of(plain, batches)).all(), "without the choice it overflows"
     choice = choose_fp16(checkpoint, batches, max_abs=0.03)
-    assert {"layer.1.output_residual", "layer.2.attention_residual"} <= choice.numerics.float32
+    assert {"layer.1.output_residual", "layer.2.attention_residual"} <= choice.numerics.fp32_tensors
     graph = graph_of(checkpoint, choice.numerics)
     assert choice.error < 0.015
     outputs = {node.output[0]: node for node in graph.graph.node}
@@ -386,7 +386,7 @@ def test_fp16_is_exported_and_proved(original: Path, tmp_path: Path) -> None:
     kept = {each["name"] for each in model.numerics["float32"]}
     assert "layer.1.output_residual" in kept
     assert model.fused_file is None, "ONNX Runtime's fused operators do not know its attention"
-    assert float(np.abs(onnx_weights(bundle.path / model.file)["layer.1.output.weight"]).max()) < HALF_MAX
+    assert float(np.abs(onnx_weights(bundle.path / model.file)["layer.1.output.weight"]).max()) < FP16_MAX
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here, which compiles the kernels for the processor")
@@ -628,7 +628,7 @@ def test_a_head_of_masked_words_is_left_over_and_named(original: Path, tmp_path:
     held = load_file(path / "model.safetensors")
     held["decoder.bias"] = torch.zeros(9)
     save_file(held, path / "model.safetensors", metadata={"format": "pt"})
-    assert Checkpoint.read(path).leftover == ("decoder.bias",)
+    assert Checkpoint.read(path).unused_tensors == ("decoder.bias",)
 
 
 ODD: tuple[Any, ...] = (

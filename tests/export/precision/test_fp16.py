@@ -24,7 +24,7 @@ from crossrt.engine.precision import Precision
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
-from crossrt.export.graph.numerics import FP16, FP32, HALF_MAX
+from crossrt.export.graph.numerics import FP16, FP16_MAX, FP32
 from crossrt.export.graph.session import batches_of, logits_of
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.parity.pairs import builtin_pairs
@@ -93,7 +93,7 @@ def test_every_operator_has_one_floating_point_type(half_bundle: Bundle) -> None
 def test_the_mask_ends_where_fp16_does(half_bundle: Bundle) -> None:
     graph = onnx.load(half_bundle.path / "onnx/model_fp16.onnx").graph
     lowest = next(tensor for tensor in graph.initializer if tensor.name.startswith("lowest"))
-    assert onnx.numpy_helper.to_array(lowest) == -HALF_MAX
+    assert onnx.numpy_helper.to_array(lowest) == -FP16_MAX
 
 
 def test_the_rounded_graph_computes_as_onnx_own_fp16_evaluator(checkpoint: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_tensor_that_overflows_stays_in_fp32(checkpoint: Path, tmp_path: Path)
     plain = graph_of(read, FP16)
     assert not np.isfinite(logits_of(rounded_after_operators(plain), batches)).all()
     half = choose_fp16(read, batches, max_abs=LIMIT)
-    kept = {tensor.name: tensor.reason for tensor in half.float32}
+    kept = {tensor.name: tensor.reason for tensor in half.fp32_tensors}
     assert "layer.0.output_residual" in kept
     assert "65,504" in kept["layer.0.output_residual"]
     assert "layer.1.output_residual" not in kept
@@ -162,17 +162,17 @@ def test_the_margin_keeps_what_comes_near(checkpoint: Path, tmp_path: Path) -> N
     near = scaled(checkpoint, tmp_path, 6e3)
     read, batches = Checkpoint.read(near), batches_for(near)
     largest = magnitudes(graph_of(read), batches)["layer.0.output_residual"]
-    assert HALF_MAX / 4 < largest < HALF_MAX, "the case that this test is about"
-    kept = {tensor.name for tensor in choose_fp16(read, batches, max_abs=LIMIT).float32}
+    assert FP16_MAX / 4 < largest < FP16_MAX, "the case that this test is about"
+    kept = {tensor.name for tensor in choose_fp16(read, batches, max_abs=LIMIT).fp32_tensors}
     assert "layer.0.output_residual" in kept
 
 
 def test_a_part_that_loses_too_much_goes_back_to_fp32(checkpoint: Path) -> None:
     read, batches = Checkpoint.read(checkpoint), batches_for(checkpoint)
     free = choose_fp16(read, batches, max_abs=1.0)
-    assert not free.float32
+    assert not free.fp32_tensors
     strict = choose_fp16(read, batches, max_abs=free.error)
-    assert strict.float32
+    assert strict.fp32_tensors
     assert strict.error <= free.error / 2
 
 

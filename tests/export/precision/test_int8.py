@@ -25,8 +25,8 @@ from crossrt.calibration.ranking_report import RankingReport
 from crossrt.calibration.recipe import Recipe
 from crossrt.engine.backends.registry import installed_backends
 from crossrt.engine.errors import BackendError, BundleError, CheckpointError, DataFileError, ParityError
-from crossrt.engine.kernels.instruction_sets import KINDS
-from crossrt.engine.kernels.support import judged_as, only_kinds, why_not_native
+from crossrt.engine.kernels.instruction_sets import PROCESSOR_KINDS
+from crossrt.engine.kernels.support import only_kinds, parity_key, why_not_native
 from crossrt.engine.precision import Precision
 from crossrt.engine.runtime.autotune import candidates
 from crossrt.engine.selection.select import choose_execution
@@ -38,10 +38,10 @@ from crossrt.export.parity.pairs import builtin_pairs
 from crossrt.export.parity.parity import judge_of, parity
 from crossrt.export.parity.report import ParityReport
 from crossrt.export.precision import native_weights as native
-from crossrt.export.precision.balance import Balance
 from crossrt.export.precision.int8 import Rank, quantize_int8
-from crossrt.export.precision.int8_result import LEAST_SHARE, Int8Result
+from crossrt.export.precision.int8_result import MIN_SHARE, Int8Result
 from crossrt.export.precision.quantization_points import quantization_points
+from crossrt.export.precision.smoothing import Smoothing
 from crossrt.export.precision.tolerance import TOLERANCE
 from tests import processors
 
@@ -78,13 +78,13 @@ def test_the_bundle_holds_an_int8_model_that_kept_its_order(exported: Bundle, ca
     assert model.parity["passed"]
     assert model.parity["ranking"]["top10_overlap"] >= 0.96
     assert model.parity["ranking"]["queries"] >= 20
-    judged = {judged_as(backend, Precision.INT8) for backend in installed_backends(Precision.INT8)}
+    judged = {parity_key(backend, Precision.INT8) for backend in installed_backends(Precision.INT8)}
     assert {name: passed for name, passed in model.backends.items() if name != "native_narrow"} == dict.fromkeys(
         judged - {"native_narrow"}, True
     )
     for backend in set(model.backends) - {"onnxruntime", "native_narrow"}:
         assert json.loads((exported.path / f"parity.int8.{backend}.json").read_text())["backend"] == backend
-    assert model.numerics["eight_bit_share"] >= LEAST_SHARE
+    assert model.numerics["eight_bit_share"] >= MIN_SHARE
     assert model.numerics["judged_on"]["source"] == "built-in, pooled"
     judged = JudgingSet.pooled(calibration.pairs, source="built-in").texts_of_queries
     left = calibration.without_queries(judged, size=2000)
@@ -241,7 +241,7 @@ def test_int8_of_7_bits_is_taken_only_where_it_was_judged(exported: Bundle, monk
     """As on a processor with AVX2 alone, which gives other scores than those that `native` speaks of."""
     select = "crossrt.engine.selection.select_cpu"
     monkeypatch.setattr(f"{select}.installed_backends", lambda *_: ("onnxruntime", "native"))
-    monkeypatch.setattr(f"{select}.judged_as", lambda name, _: "native_narrow" if name == "native" else name)
+    monkeypatch.setattr(f"{select}.parity_key", lambda name, _: "native_narrow" if name == "native" else name)
     models = exported.manifest.models
 
     def chosen(backends: dict[str, bool], **words: Any) -> str:
@@ -264,7 +264,7 @@ def test_kernels_that_were_not_measured_are_taken_where_no_other_backend_is(
     name: str, exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     select = "crossrt.engine.selection.select_cpu"
-    kind = next(kind for kind in KINDS if kind.name == name)
+    kind = next(kind for kind in PROCESSOR_KINDS if kind.name == name)
     monkeypatch.setattr(f"{select}.native_kind", lambda _: kind)
     models = exported.manifest.models
     int8 = replace(models["int8"], native_file="model.int8.native", backends={"onnxruntime": True, "native": True})
@@ -288,7 +288,9 @@ def test_on_amx_openvino_computes_int8_where_it_was_judged(
     """The native kernels that have been measured compute by AVX512 there."""
     select = "crossrt.engine.selection.select_cpu"
     monkeypatch.setattr(f"{select}.instructions", lambda: frozenset({"amx_tile", "amx_int8", "amx_bf16"}))
-    monkeypatch.setattr(f"{select}.native_kind", lambda _: next(kind for kind in KINDS if kind.name == "avx512_bf16"))
+    monkeypatch.setattr(
+        f"{select}.native_kind", lambda _: next(kind for kind in PROCESSOR_KINDS if kind.name == "avx512_bf16")
+    )
     monkeypatch.setattr(f"{select}.installed_backends", lambda *_: ("onnxruntime", "openvino", "native"))
     models = exported.manifest.models
     backends = {"onnxruntime": True, "native": True, "native_narrow": True, **({"openvino": True} if judged else {})}
@@ -304,7 +306,7 @@ def test_int8_of_7_bits_is_judged_where_it_can_be_computed(exported: Bundle) -> 
     with only_kinds("avx2"):
         able = not why_not_native(Precision.INT8)
     assert ("native_narrow" in model.backends) == ("native_narrow" in model.score_errors) == able
-    if able and judged_as("native", Precision.INT8) == "native":
+    if able and parity_key("native", Precision.INT8) == "native":
         report = json.loads((exported.path / "parity.int8.native.narrow.json").read_text())
         assert "activations of 7 bits" in report["backend"]
         # Half as many steps: about twice the error.
@@ -334,7 +336,7 @@ def test_a_lesser_processor_computes_int8_as_it_was_judged(
         with CrossEncoder(exported.path, precision="int8", device="cpu") as model:
             assert (model.backend == "native") == (native is not None)
             assert loaded_kernels == ([] if native is None else [f"native_{native}"])
-            error = model_of.score_errors[judged_as(model.backend, Precision.INT8)]
+            error = model_of.score_errors[parity_key(model.backend, Precision.INT8)]
             assert np.abs(model.logits(pairs) - exact).max() < 6 * error.deviation, kind.name
 
 
@@ -343,16 +345,16 @@ def test_a_lesser_processor_computes_int8_as_it_was_judged(
 def test_native_weights_that_lose_the_order_are_left_out(
     calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse(balanced: Any) -> Any:
-        def changed(*arguments: Any, **options: Any) -> Balance:
-            found = balanced(*arguments, **options)
-            return Balance(
-                found.factors * 10 ** np.random.default_rng(0).uniform(0, 4, len(found.factors)), found.shift
+    def worse(optimized_smoothing: Any) -> Any:
+        def changed(*arguments: Any, **options: Any) -> Smoothing:
+            found = optimized_smoothing(*arguments, **options)
+            return Smoothing(
+                found.multipliers * 10 ** np.random.default_rng(0).uniform(0, 4, len(found.multipliers)), found.shift
             )
 
         return changed
 
-    monkeypatch.setattr(native, "balanced", worse(native.balanced))
+    monkeypatch.setattr(native, "optimized_smoothing", worse(native.optimized_smoothing))
     monkeypatch.setattr("crossrt.export.steps.int8.installed_backends", lambda *_: ("onnxruntime",))  # and natively
     checkpoint = Checkpoint.read(DEMO / "checkpoint")
     bundle, reports = export_bundle(checkpoint, tmp_path / "b", precisions=[Precision.INT8], calibration=calibration)
@@ -437,9 +439,9 @@ def test_the_worst_parts_go_back_until_the_order_holds_or_too_little_is_left(
     assert not free.failures
     strict = search(encoder, few, judge, rank, top10_overlap=1.1)
     restored = [one for one in strict.sensitivities if one.restored]
-    worst = next(one for one in strict.sensitivities if free.execution.share - one.share >= LEAST_SHARE)
+    worst = next(one for one in strict.sensitivities if free.multiply_adds.share - one.share >= MIN_SHARE)
     assert restored[0].group == worst.group, "the worst of those that may go goes first"
-    assert LEAST_SHARE <= strict.execution.share < free.execution.share
+    assert MIN_SHARE <= strict.multiply_adds.share < free.multiply_adds.share
     assert not strict.failures
     assert restored[0].group not in strict.numerics.quantized
     for backend, ranking in strict.rankings.items():
@@ -470,10 +472,10 @@ def test_too_little_in_8_bits_is_a_failure_that_names_the_layers(
 ) -> None:
     few, judge = judge_for(calibration, encoder, exported)
     made = search(encoder, few, judge, rank_by(judge, encoder), top10_overlap=0.0)
-    poor = replace(made, execution=replace(made.execution, eight_bit=made.execution.total // 2))
+    poor = replace(made, multiply_adds=replace(made.multiply_adds, eight_bit=made.multiply_adds.total // 2))
     (failure,) = poor.failures
     assert "50.0% of the linear layers' multiply-adds run in 8 bits, 85% are needed" in failure
-    assert max(poor.execution.floating, key=poor.execution.floating.__getitem__) in failure
+    assert max(poor.multiply_adds.floating, key=poor.multiply_adds.floating.__getitem__) in failure
 
 
 def command(checkpoint: Path, *words: object) -> list[str]:

@@ -40,15 +40,15 @@ from crossrt.export.graph.session import feeds_of, session_of
 from crossrt.export.graph.writer import graph_of, onnx_from_checkpoint
 from crossrt.export.parity.judge import ParityJudge
 from crossrt.export.precision import observation as activations
-from crossrt.export.precision.execution import executed
 from crossrt.export.precision.fp16 import Fp16Choice
+from crossrt.export.precision.multiply_adds import counted_multiply_adds
 from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
 from crossrt.export.precision.tolerance import TOLERANCE
 from crossrt.export.steps.context import ExportContext
 from crossrt.export.steps.step import StepResult
 from crossrt.export.tensorrt import engines
-from tests.export.tensorrt.memory_machine import machine_in_memory
+from tests.export.tensorrt.simulated_machine import install_simulated_machine
 
 DEMO = Path(__file__).resolve().parents[3] / "demo"
 NATIVE = () if why_not_native(Precision.INT8) else ("model.int8.native",)
@@ -136,7 +136,7 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
     numerics = {"fp16": FP16, "int8": held_in_8_bits(read, Recipe())}
 
     def written(name: str, context: ExportContext) -> StepResult:
-        context.fp16 = Fp16Choice(numerics=FP16, float32=(), error=0.0)
+        context.fp16 = Fp16Choice(numerics=FP16, fp32_tensors=(), error=0.0)
         context.int8 = SimpleNamespace(numerics=numerics["int8"])  # type: ignore[assignment]
         model = BundleModel(file=ONNX_FILES[name])
         context.builder.write(model.file, lambda path: onnx_from_checkpoint(read, path, numerics[name]))
@@ -163,7 +163,7 @@ def test_a_file_for_gpus_that_fails_publishes_nothing_or_is_left_out(
 def test_what_overflows_fp16_does_not_pass_through_it_on_its_way_to_8_bits(checkpoint: Path, parts: str) -> None:
     read = Checkpoint.read(checkpoint)
     plain = replace(FP16, quantized=held_in_8_bits(read, Recipe(parts=parts)).quantized)
-    wide = replace(plain, float32=frozenset({"layer.0.attention_norm", "layer.0.output.product"}))
+    wide = replace(plain, fp32_tensors=frozenset({"layer.0.attention_norm", "layer.0.output.product"}))
     for numerics, kind in ((plain, TensorProto.FLOAT16), (wide, TensorProto.FLOAT)):
         graph = graph_of(read, numerics)
         onnx.checker.check_model(graph, full_check=True)
@@ -213,7 +213,7 @@ def test_export_builds_engines_of_all_that_was_exported(
 ) -> None:
     """From the command's words on; the export, which has tests of its own and takes a minute, is one that was made before."""
 
-    machine = machine_in_memory(monkeypatch, tmp_path / "cache")
+    machine = install_simulated_machine(monkeypatch, tmp_path / "cache")
 
     def export_bundle(checkpoint: Any, out: Path, *, precisions: Any, **_: Any) -> Any:
         assert precisions == [Precision.FP16, Precision.INT8]
@@ -255,7 +255,7 @@ def test_the_graph_computes_what_the_search_compared(
     read = Checkpoint.read(checkpoint)
     shift = np.linspace(-0.4, 0.7, 32).astype(np.float32) if shifted else None
     smoothing = np.linspace(0.5, 2, 32).astype(np.float32) if smooth else None
-    quantization = Quantization(scale=0.03, smoothing=smoothing, shift=shift, kept=kept)
+    quantization = Quantization(scale=0.03, smoothing_factors=smoothing, shift=shift, outlier_channels=kept)
     graph = graph_of(read, Numerics(quantized={"layer.0.intermediate": quantization}))
     names = ["layer.0.attention_norm", "layer.0.intermediate"]
     graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
@@ -269,25 +269,25 @@ def test_the_graph_computes_what_the_search_compared(
 
 def test_multiply_adds_are_counted_as_executed(checkpoint: Path) -> None:
     read, batch = Checkpoint.read(checkpoint), some_batch(length=48)
-    assert executed(graph_of(read), batch).share == 0
-    found = executed(graph_of(read, held_in_8_bits(read, Recipe())), batch)
+    assert counted_multiply_adds(graph_of(read), batch).share == 0
+    found = counted_multiply_adds(graph_of(read, held_in_8_bits(read, Recipe())), batch)
     assert found.share > 0.97
     assert all(name.split(".")[0] in ("layer", "head") or "head" in name for name in found.floating)
     # 16 x 32 x 32 of 16 tokens' worth in each; by hand for the first layer of 32 x 32 and 32 x 64, and keys and values.
     tokens, hidden, wide = 4 * 48, 32, 64
     assert found.eight_bit == tokens * (4 * hidden * hidden + 2 * hidden * wide + 2 * hidden * hidden)
-    feed_forward = executed(graph_of(read, held_in_8_bits(read, Recipe(parts="ffn"))), batch)
+    feed_forward = counted_multiply_adds(graph_of(read, held_in_8_bits(read, Recipe(parts="ffn"))), batch)
     assert feed_forward.eight_bit == tokens * 2 * hidden * wide
 
 
 def test_a_product_that_only_looks_like_8_bits_is_counted_as_floating(checkpoint: Path) -> None:
     read, batch = Checkpoint.read(checkpoint), some_batch()
     graph = graph_of(read, held_in_8_bits(read, Recipe(parts="ffn")))
-    before = executed(graph, batch)
+    before = counted_multiply_adds(graph, batch)
     # A second reader of the dequantised tensor: the file says as much of 8 bits as before, ONNX Runtime thinks otherwise.
     graph.graph.node.append(helper.make_node("Neg", ["layer.0.intermediate.dequantized"], ["negative"]))
     graph.graph.output.append(helper.make_tensor_value_info("negative", TensorProto.FLOAT, None))
-    after = executed(graph, batch)
+    after = counted_multiply_adds(graph, batch)
     assert after.total == before.total
     assert after.eight_bit < before.eight_bit
     assert any("layer.0.intermediate" in name for name in after.floating)
@@ -318,7 +318,7 @@ def test_other_architectures_run_in_8_bits(kind: str, checkpoint: Path, tmp_path
         model = transformers.DistilBertForSequenceClassification(config)
     model.save_pretrained(tmp_path / "m")
     read = Checkpoint.read(tmp_path / "m")
-    assert executed(graph_of(read, held_in_8_bits(read, Recipe())), some_batch(length=48)).share > 0.9
+    assert counted_multiply_adds(graph_of(read, held_in_8_bits(read, Recipe())), some_batch(length=48)).share > 0.9
 
 
 def test_what_was_seen_is_what_pytorch_holds_and_its_size_does_not_grow(
@@ -341,7 +341,7 @@ def test_what_was_seen_is_what_pytorch_holds_and_its_size_does_not_grow(
         np.testing.assert_allclose(seen[name].high, tokens.max(axis=0), atol=1e-5)
         distances = np.abs(seen[name].rows[:, None] - tokens[None]).max(axis=2).min(axis=1)
         assert distances.max() < 1e-4, "every row is a token's"
-    monkeypatch.setattr(activations, "MOST_ROWS", 10)
+    monkeypatch.setattr(activations, "MAX_ROWS", 10)
     fewer = observed(read, points, encoder.encode(pairs * 3))
     assert {len(activation.rows) for activation in fewer.values()} == {10}
     np.testing.assert_allclose(fewer["embedding_norm"].high, seen["embedding_norm"].high, atol=1e-5)

@@ -19,10 +19,10 @@ from crossrt.engine.precision import Precision
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.checkpoint.reference import Reference
 from crossrt.export.precision import native_weights, weight_rounding
-from crossrt.export.precision.balance import Balance, Floats, ScoreVariance, balanced
 from crossrt.export.precision.native_weights import gradient_sites, native_from_checkpoint
-from crossrt.export.precision.rotation import gains, rotated, rotated_moments, unrotating
+from crossrt.export.precision.rotation import gains, inverse_rotated, rotated, rotated_moments
 from crossrt.export.precision.score_gradients import TOKENS, GradientSample, score_gradients
+from crossrt.export.precision.smoothing import Floats, ScoreVariance, Smoothing, optimized_smoothing
 from crossrt.export.precision.weight_rounding import rounded
 from tests.export.graph.test_modernbert import write_modernbert
 
@@ -44,13 +44,13 @@ def token_moments(rows: Floats, weight: Floats) -> Floats:
 def test_moments_are_of_tokens_that_are_shifted_scaled_and_divided_by_the_norm_of_their_outputs() -> None:
     rng = np.random.default_rng(0)
     rows, weight = (rng.normal(size=shape).astype(np.float32) for shape in ((300, 24), (16, 24)))
-    shift, factors = rng.normal(size=24), rng.uniform(0.5, 2, 24)
+    shift, multipliers = rng.normal(size=24), rng.uniform(0.5, 2, 24)
     moments = TokenMoments(24)
     for part in (rows[:200], rows[:0], rows[200:]):
         moments.add(part, weight)
     squares = np.square(rows.astype(float) @ weight.T).sum(axis=1)
-    divided = (rows - shift) * factors / np.sqrt(squares + 0.1 * np.median(squares[:200]))[:, None]
-    np.testing.assert_allclose(moments.of(shift, factors), divided.T @ divided, rtol=1e-4, atol=1e-4)
+    divided = (rows - shift) * multipliers / np.sqrt(squares + 0.1 * np.median(squares[:200]))[:, None]
+    np.testing.assert_allclose(moments.of(shift, multipliers), divided.T @ divided, rtol=1e-4, atol=1e-4)
 
 
 def test_rounding_by_the_inputs_makes_up_for_its_errors() -> None:
@@ -151,7 +151,7 @@ def test_weights_make_up_for_the_rotation_of_what_they_read(width: int) -> None:
     rng = np.random.default_rng(width)
     rows, weight = rng.normal(size=(5, width)), rng.normal(size=(32, width))
     turned = rotated(torch.tensor(rows)).numpy()
-    np.testing.assert_allclose(turned @ unrotating(weight).T, rows @ weight.T, atol=1e-12)
+    np.testing.assert_allclose(turned @ inverse_rotated(weight).T, rows @ weight.T, atol=1e-12)
     np.testing.assert_allclose(rotated_moments(rows.T @ rows), turned.T @ turned, atol=1e-10)
     np.testing.assert_allclose((turned**2 / gains(width).numpy()).sum(), (rows**2).sum())
 
@@ -174,7 +174,7 @@ def test_a_large_channel_costs_less_where_rows_are_rotated() -> None:
     weight = rng.normal(size=(32, 128))
     plain = quantized(rows) @ weight.T - rows @ weight.T
     turned = rotated(torch.tensor(rows)).numpy()
-    error = quantized(turned) @ unrotating(weight).T - turned @ unrotating(weight).T
+    error = quantized(turned) @ inverse_rotated(weight).T - turned @ inverse_rotated(weight).T
     assert error.std() < 0.5 * plain.std()
 
 
@@ -195,24 +195,26 @@ def test_the_scores_variance_and_its_gradients_are_those_of_its_formula(
     sample = GradientSample(rows, gradients, by_outputs, weight, is_cls, torch.zeros(outputs, outputs))
     weights, start = random(outputs, channels).numpy(), random(channels).numpy()
     variance = ScoreVariance(sample, weights, start, cls_is_exact=cls_is_exact, rotates=rotates)
-    factors, shift = (0.5 * random(channels)).exp().requires_grad_(), (0.3 * random(channels)).requires_grad_()
+    multipliers, shift = (0.5 * random(channels)).exp().requires_grad_(), (0.3 * random(channels)).requires_grad_()
 
     def turned(values: torch.Tensor) -> torch.Tensor:
         values = torch.nn.functional.pad(values, (0, width - channels))
         return rotated(values) if rotates else values
 
     gain = gains(width) if rotates else torch.ones(width)
-    read = turned((rows - torch.tensor(start) - shift) * factors)
+    read = turned((rows - torch.tensor(start) - shift) * multipliers)
     ranges = read.amax(1).clamp(min=0) - read.amin(1).clamp(max=0)
     counted = weight * (1 - is_cls) if cls_is_exact else weight
-    by_activations = counted * (ranges / 254) ** 2 * ((gradients / factors) ** 2 / gain[:channels]).sum(1)
-    steps = (turned(torch.tensor(weights) / factors) / gain).abs().amax(1) / 127
+    by_activations = counted * (ranges / 254) ** 2 * ((gradients / multipliers) ** 2 / gain[:channels]).sum(1)
+    steps = (turned(torch.tensor(weights) / multipliers) / gain).abs().amax(1) / 127
     by_weights = weight * ((by_outputs * steps) ** 2).sum(1) * (read**2).sum(1)
     expected = (by_activations + by_weights).sum()
-    found = variance(factors, shift)
+    found = variance(multipliers, shift)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     for ours, plain in zip(
-        torch.autograd.grad(found, (factors, shift)), torch.autograd.grad(expected, (factors, shift)), strict=True
+        torch.autograd.grad(found, (multipliers, shift)),
+        torch.autograd.grad(expected, (multipliers, shift)),
+        strict=True,
     ):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max()))
 
@@ -226,19 +228,21 @@ def test_channels_are_balanced_so_that_the_score_moves_less(rotates: bool) -> No
     gradients = output_gradients @ weights
     tensors = (torch.tensor(part, dtype=torch.float32) for part in (rows, gradients, output_gradients))
     sample = GradientSample(*tensors, torch.ones(800), torch.zeros(800), torch.zeros(32, 32))
-    first = Balance(np.ones(64), np.zeros(64))
+    first = Smoothing(np.ones(64), np.zeros(64))
 
-    def error(balance: Balance) -> float:
-        read, weight = (rows - balance.shift) * balance.factors, weights / balance.factors
+    def error(balance: Smoothing) -> float:
+        read, weight = (rows - balance.shift) * balance.multipliers, weights / balance.multipliers
         if rotates:
-            read, weight = rotated(torch.tensor(read)).numpy(), unrotating(weight)
+            read, weight = rotated(torch.tensor(read)).numpy(), inverse_rotated(weight)
         integers, scale = rounded(weight)
         moved = quantized(read) @ (integers * scale[:, None]).T - read @ weight.T
         return float(np.std((moved * output_gradients).sum(1)))
 
     # A rotation has taken a part of the error away before anything is balanced.
-    assert error(balanced(first, sample, weights, rotates=rotates)) < (0.7 if rotates else 0.6) * error(first)
-    only_scaled = balanced(first, sample, weights, shifts=False, rotates=rotates)
+    assert error(optimized_smoothing(first, sample, weights, rotates=rotates)) < (0.7 if rotates else 0.6) * error(
+        first
+    )
+    only_scaled = optimized_smoothing(first, sample, weights, shifts=False, rotates=rotates)
     assert not only_scaled.shift.any()
     assert error(only_scaled) < (0.95 if rotates else 0.9) * error(first)
 
@@ -320,17 +324,17 @@ def test_gradients_are_brought_into_the_order_and_the_units_of_the_weights(
         by_input = np.abs(v @ weight)
         expected.append(_direction(by_input[4:] if name.endswith(".activation") else by_input))
 
-    def balance(start: Balance, *_: Any, **__: Any) -> Balance:
-        return Balance(np.full(len(start.shift), rng.uniform(0.5, 2)), start.shift)
+    def balance(start: Smoothing, *_: Any, **__: Any) -> Smoothing:
+        return Smoothing(np.full(len(start.shift), rng.uniform(0.5, 2)), start.shift)
 
     def keep(weight: Floats, moments: Floats | None, gradients: Floats | None) -> tuple[Any, Floats]:
         if gradients is not None:
             given.append(_direction(np.sqrt(np.diag(weight.T @ gradients @ weight))))
         return rounded(weight, moments, gradients)
 
-    monkeypatch.setattr(native_weights, "balanced", balance)
+    monkeypatch.setattr(native_weights, "optimized_smoothing", balance)
     monkeypatch.setattr(native_weights, "rounded", keep)
-    monkeypatch.setattr(native_weights, "unrotating", lambda weight: weight)
+    monkeypatch.setattr(native_weights, "inverse_rotated", lambda weight: weight)
     monkeypatch.setattr(native_weights._ArrayBuilder, "_outlier_channels", lambda *_: np.arange(4))
     native_from_checkpoint(checkpoint, tmp_path / "file", Precision.INT8, gradients=samples)
     assert len(given) == 4 * checkpoint.dimensions.layers - (

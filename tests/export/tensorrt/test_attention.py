@@ -63,7 +63,7 @@ def test_unfused_attention_has_every_softmax_among_the_outputs(checkpoint: Path,
     assert [(output.name, output.dtype) for output in outputs[1:]] == [
         (f"layer.{number}.attention_weights_output", dtype) for number in (0, 1)
     ]
-    # Rows, heads, queries and keys: what `most_bytes` takes them for.
+    # Rows, heads, queries and keys: what `max_bytes` takes them for.
     assert [tuple(output.shape) for output in outputs[1:]] == [(-1, 2, -1, -1)] * 2
     plans = [
         engine_from_onnx(

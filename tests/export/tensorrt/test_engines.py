@@ -25,8 +25,8 @@ from crossrt.export.bundle.manifest import write_manifest
 from crossrt.export.tensorrt import engine_builder, engines
 from crossrt.export.tensorrt.engine_check import corners
 from crossrt.export.tensorrt.engines import add_engines, here
-from tests.engine.cuda import memory_device
-from tests.export.tensorrt.memory_machine import GPU, machine_in_memory
+from tests.engine.cuda import simulated_gpu
+from tests.export.tensorrt.simulated_machine import GPU, install_simulated_machine
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """A GPU and a TensorRT whose engines err by `error`."""
-    return machine_in_memory(monkeypatch, tmp_path / "cache")
+    return install_simulated_machine(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -121,13 +121,13 @@ def test_a_graph_that_computes_something_else_is_not_used(
     machine: dict[str, Any], copy: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An engine whose scores are right until a graph computes them is run without graphs, and is checked so."""
-    launch = memory_device.MemoryDevice.launch
+    launch = simulated_gpu.SimulatedGpu.launch
 
-    def launch_wrongly(device: memory_device.MemoryDevice, graph: int, stream: int) -> None:
+    def launch_wrongly(device: simulated_gpu.SimulatedGpu, graph: int, stream: int) -> None:
         launch(device, graph, stream)
-        device.kernel(stream, lambda: min(device.pinned.values(), key=len).fill(memory_device.POISON))
+        device.kernel(stream, lambda: min(device.pinned.values(), key=len).fill(simulated_gpu.POISON))
 
-    monkeypatch.setattr(memory_device.MemoryDevice, "launch", launch_wrongly)
+    monkeypatch.setattr(simulated_gpu.SimulatedGpu, "launch", launch_wrongly)
     _, [check] = add_engines(copy, [Precision.FP32])
     assert check.passed
     assert "computes other logits than its batch" in caplog.text
@@ -251,7 +251,7 @@ def test_two_that_build_into_one_cache_build_once(machine: dict[str, Any], copy:
 
 def test_two_processes_that_build_into_one_cache_build_once(copy: Bundle, tmp_path: Path) -> None:
     words = [str(copy.path), str(tmp_path / "cache"), str(tmp_path / "log")]
-    command = [sys.executable, "-m", "tests.export.tensorrt.memory_machine", *words]
+    command = [sys.executable, "-m", "tests.export.tensorrt.simulated_machine", *words]
     builders = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = "".join(builder.communicate()[0] for builder in builders)
     assert [builder.returncode for builder in builders] == [0, 0]

@@ -85,7 +85,7 @@ def test_what_is_not_8_bits_may_be_half_but_for_layer_norm_and_the_mask(checkpoi
 
 def test_what_is_float_in_a_file_of_fp16_is_pinned_and_nothing_else(checkpoint: Path) -> None:
     kept = frozenset({"layer.0.output_residual"})
-    flags, layers = constrained(checkpoint, replace(FP16, float32=kept))
+    flags, layers = constrained(checkpoint, replace(FP16, fp32_tensors=kept))
     assert flags == {"FP16", "OBEY"}
     pinned = {name for name, layer in layers.items() if layer.precision == trt.DataType.FLOAT}
     assert {"layer.0.output_residual", "head.0.product", "logits"} <= pinned
@@ -98,7 +98,7 @@ def test_what_is_float_in_a_file_of_fp16_is_pinned_and_nothing_else(checkpoint: 
 
 
 def test_products_of_8_bits_are_left_to_tensorrt(checkpoint: Path) -> None:
-    wide = replace(FP16, float32=frozenset({"layer.0.intermediate.product"}), quantized=eight_bits(checkpoint))
+    wide = replace(FP16, fp32_tensors=frozenset({"layer.0.intermediate.product"}), quantized=eight_bits(checkpoint))
     flags, layers = constrained(checkpoint, wide)
     assert flags == {"FP16", "INT8", "OBEY"}
     assert layers["layer.0.intermediate.product"].precision is None

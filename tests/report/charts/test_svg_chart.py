@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from crossrt.report.charts.picture import ACCENT, COLOURS, Canvas, Picture, drawing
+from crossrt.report.charts.svg_chart import ACCENT, COLOURS, Canvas, SvgChart, drawing
 
 
-def made(name: str = "one", label: str = "$x_1$ & <y> 東") -> Picture:
+def made(name: str = "one", label: str = "$x_1$ & <y> 東") -> SvgChart:
     with drawing():
         canvas = Canvas(400, 200)
         axes = canvas.figure.subplots()

@@ -1,4 +1,4 @@
-"""`Tokenizing`: threads that tokenize large jobs piece by piece, the most urgent job first."""
+"""`TokenizerPool`: threads that tokenize large jobs piece by piece, the most urgent job first."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ within about eight seconds. Later ones do not delay it."""
 Item = TypeVar("Item")
 
 
-class Tokenizing(Generic[Item]):
+class TokenizerPool(Generic[Item]):
     """Lets items take turns. `work` tokenizes one piece of an item, and tells whether the item is done.
 
     After each piece, the item with the lowest priority number is next, and of equal priorities the one that is due earlier. Any

@@ -12,26 +12,26 @@ from crossrt.engine.text.encoded_pairs import EncodedPairs
 from crossrt.engine.text.windows import WindowCounts, Windows
 from crossrt.server.dialects.job import Job
 from crossrt.server.dialects.request_error import RequestError
-from crossrt.server.models import tokenizing
+from crossrt.server.models import tokenizer_pool
+from crossrt.server.models.job_scorer import JobScorer
 from crossrt.server.models.model_settings import ModelLimits, ModelSettings
-from crossrt.server.models.scoring import Scoring
-from crossrt.server.models.served_model import Opened, ServedModel
-from crossrt.server.models.tokenizing import PIECE_CHARACTERS, PIECE_TEXTS, Tokenizing, piece_end
+from crossrt.server.models.served_model import OpenModel, ServedModel
+from crossrt.server.models.tokenizer_pool import PIECE_CHARACTERS, PIECE_TEXTS, TokenizerPool, piece_end
 
 
-class Turns:
+class OneThreadPool:
     """Tokenizes items in one thread. Each item has its number of pieces; `add` of an item may happen within a piece."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tokenizing, "THREADS", 1)
+        monkeypatch.setattr(tokenizer_pool, "THREADS", 1)
         self.order: list[str] = []
         self._left: dict[str, int] = {}
         self._arrivals: list[tuple[str, tuple[str, int, int, float, float]]] = []
-        self._tokenizing = Tokenizing(self._work)
+        self._pool = TokenizerPool(self._work)
 
     def add(self, name: str, pieces: int, priority: int, now: float, characters: float) -> None:
         self._left[name] = pieces
-        self._tokenizing.add(name, priority=priority, now=now, characters=int(characters))
+        self._pool.add(name, priority=priority, now=now, characters=int(characters))
 
     def when(self, name: str, *arrival: Any) -> None:
         """Let another item arrive while the first piece of an item is tokenized."""
@@ -49,33 +49,33 @@ class Turns:
         # The pool takes no more items once it is closed, so all must have come.
         while sum(self._left.values()):
             threading.Event().wait(0.001)
-        self._tokenizing.close()
+        self._pool.close()
         return " ".join(self.order)
 
 
 def test_a_small_list_goes_before_the_rest_of_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Turns(monkeypatch)
-    turns.when("large", "small", 1, 0, 1.0, 1e4)
-    turns.when("large", "other", 2, 0, 0.5, 8e6)
-    turns.add("large", 3, 0, 0.0, 8e6)
-    assert turns.result() == "large small large large other other"
+    pool = OneThreadPool(monkeypatch)
+    pool.when("large", "small", 1, 0, 1.0, 1e4)
+    pool.when("large", "other", 2, 0, 0.5, 8e6)
+    pool.add("large", 3, 0, 0.0, 8e6)
+    assert pool.result() == "large small large large other other"
 
 
 def test_a_lower_priority_goes_first_whatever_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Turns(monkeypatch)
-    turns.when("large", "small", 1, 0, 1.0, 1e4)
-    turns.when("large", "urgent", 2, -1, 2.0, 8e6)
-    turns.when("large", "later", 1, 1, 2.0, 1e4)
-    turns.add("large", 2, 0, 0.0, 8e6)
-    assert turns.result() == "large urgent urgent small large later"
+    pool = OneThreadPool(monkeypatch)
+    pool.when("large", "small", 1, 0, 1.0, 1e4)
+    pool.when("large", "urgent", 2, -1, 2.0, 8e6)
+    pool.when("large", "later", 1, 1, 2.0, 1e4)
+    pool.add("large", 2, 0, 0.0, 8e6)
+    assert pool.result() == "large urgent urgent small large later"
 
 
 def test_a_large_list_is_not_held_up_by_small_ones_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Turns(monkeypatch)
-    turns.when("large", "soon", 1, 0, 7.9, 1e4)
-    turns.when("soon", "late", 1, 0, 8.1, 1e4)
-    turns.add("large", 3, 0, 0.0, 8e6)
-    assert turns.result() == "large soon large large late"
+    pool = OneThreadPool(monkeypatch)
+    pool.when("large", "soon", 1, 0, 7.9, 1e4)
+    pool.when("soon", "late", 1, 0, 8.1, 1e4)
+    pool.add("large", 3, 0, 0.0, 8e6)
+    assert pool.result() == "large soon large large late"
 
 
 def test_pieces_have_bounded_texts_and_characters() -> None:
@@ -133,7 +133,7 @@ def test_a_job_with_exact_is_tokenized_once() -> None:
     async def run() -> tuple[int, set[float]]:
         model: Any = Model()
         model.go_on.set()
-        scoring = Scoring(model, ModelSettings(name="m", bundle="b"))
+        scoring = JobScorer(model, ModelSettings(name="m", bundle="b"))
         outcome = await scoring.start(job(3, None, exact=True)).future
         await asyncio.to_thread(scoring.close)
         return int(model.calls), {*outcome.relevance}
@@ -145,7 +145,7 @@ def test_a_job_with_exact_is_tokenized_once() -> None:
 def test_a_job_that_is_given_up_is_tokenized_no_further(windows: Windows | None) -> None:
     async def run() -> int:
         model: Any = Model()
-        scoring = Scoring(model, ModelSettings(name="m", bundle="b"))
+        scoring = JobScorer(model, ModelSettings(name="m", bundle="b"))
         begun = scoring.start(job(5, windows))
         await asyncio.to_thread(model.began.wait, 30)
         scoring.give_up(begun, RequestError("deadline", "too late"))
@@ -163,7 +163,7 @@ def test_a_job_with_too_many_tokens_is_tokenized_no_further(windows: Windows | N
     async def run() -> int:
         model: Any = Model()
         limits = ModelLimits(max_request_tokens=2 * PIECE_TEXTS - 1)
-        scoring = Scoring(model, ModelSettings(name="m", bundle="b", limits=limits))
+        scoring = JobScorer(model, ModelSettings(name="m", bundle="b", limits=limits))
         model.go_on.set()
         begun = scoring.start(job(5, windows))
         with pytest.raises(RequestError, match=r"more than 512 tokens.*and 511 are allowed"):
@@ -174,7 +174,7 @@ def test_a_job_with_too_many_tokens_is_tokenized_no_further(windows: Windows | N
     assert asyncio.run(run()) == 2
 
 
-@pytest.mark.parametrize(("name", "exact"), [("_tokenizing", None), ("_ranking", True)])
+@pytest.mark.parametrize(("name", "exact"), [("_tokenizer_pool", None), ("_ranking", True)])
 def test_a_system_without_threads_for_a_job_leaves_nothing_in_the_queue(
     monkeypatch: pytest.MonkeyPatch, name: str, exact: bool | None
 ) -> None:
@@ -185,10 +185,10 @@ def test_a_system_without_threads_for_a_job_leaves_nothing_in_the_queue(
         model: Any = Model()
         model.go_on.set()
         served = ServedModel(ModelSettings(name="m", bundle="b"), lambda settings: model)
-        served._opened = Opened(model, served.settings)
+        served._opened = OpenModel(model, served.settings)
         scoring = served._opened.scoring
         kept: Any = getattr(scoring, name)
-        pool = kept._threads if name == "_tokenizing" else kept
+        pool = kept._threads if name == "_tokenizer_pool" else kept
         monkeypatch.setattr(pool, "_adjust_thread_count", no_more)
         with pytest.raises(RequestError, match="can't start new thread"):
             await served.score(job(5, None, exact=exact), receive=asyncio.Event().wait, seconds=20)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`Answer`: a response to a client."""
+"""`Response`: what is sent to a client."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _known: dict[type, bool] = {}
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """A status, a body and its type, and further headers."""
 
     status: int
@@ -27,7 +27,7 @@ class Answer:
     headers: Headers | tuple[()] = ()
 
     async def send(self, send: Send, *, close: bool = False, without_body: bool = False) -> None:
-        """Send the answer. `close` asks the client to use another connection for its next request. `without_body` is for HEAD."""
+        """Send it. `close` asks the client to use another connection for its next request. `without_body` is for HEAD."""
         headers = [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
         if close:
             headers.append((b"connection", b"close"))

@@ -1,4 +1,4 @@
-"""`MemoryDevice`: a simulated GPU in host memory, which turns every misuse of CUDA into an error.
+"""`SimulatedGpu`: a simulated GPU in host memory, which turns every misuse of CUDA into an error.
 
 Work stays in its stream until the stream is synchronized, so code that forgets to synchronize reads poison. Use after free,
 double free, copies beyond a buffer, calls while the device is not current, and memory that is not freed are errors.
@@ -20,7 +20,7 @@ from crossrt.engine.errors import CudaError
 POISON = 0xCD
 
 
-class MemoryDevice:
+class SimulatedGpu:
     graphs = True
 
     def __init__(self, ordinal: int = 0, *, total: int = 1 << 30) -> None:
@@ -203,12 +203,12 @@ class MemoryDevice:
         )
 
 
-class MemoryExecutor:
+class SimulatedExecutor:
     """An engine with known logits: the sum of a row's ids and types without padding, times l + 1 for label l."""
 
     def __init__(
         self,
-        cuda: MemoryDevice,
+        cuda: SimulatedGpu,
         *,
         limits: tuple[Shape, ...] = ((32, 64), (16, 128)),
         labels: int = 1,
@@ -233,20 +233,20 @@ class MemoryExecutor:
         self.contexts = 0
         self.closed = False
 
-    def context(self, stream: int, workspace: int) -> "MemoryContext":
+    def context(self, stream: int, workspace: int) -> "SimulatedContext":
         assert not self.closed
         self.contexts += 1
-        return MemoryContext(self, stream, workspace)
+        return SimulatedContext(self, stream, workspace)
 
     def close(self) -> None:
         assert self.contexts == 0, "an engine was closed before its contexts"
         self.closed = True
 
 
-class MemoryContext:
+class SimulatedContext:
     """Like a context of TensorRT: its state changes with the shape, which breaks graphs that were captured before."""
 
-    def __init__(self, executor: MemoryExecutor, stream: int, workspace: int) -> None:
+    def __init__(self, executor: SimulatedExecutor, stream: int, workspace: int) -> None:
         self.executor = executor
         self.stream = stream
         self.workspace = workspace
@@ -255,7 +255,7 @@ class MemoryContext:
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
         executor = self.executor
         rows, sequence = shape
-        assert sequence <= executor.layout.longest
+        assert sequence <= executor.layout.max_length
         assert rows <= executor.layout.buckets.rows(sequence)
         assert set(addresses) == {*executor.inputs, "logits"}
         executor.shapes.append(shape)

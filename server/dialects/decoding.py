@@ -1,4 +1,4 @@
-"""`reader` and `read_rerank` decode the JSON of a request into the body of its dialect."""
+"""`decoder_of` and `decode_rerank` decode the JSON of a request into the body of its dialect."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ ENUM_VALUE = re.compile(r"Invalid enum value .*?(?= - at `|$)", re.DOTALL)
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
 
-def reader(kind: type[Fields]) -> Callable[[bytes], Fields]:
+def decoder_of(kind: type[Fields]) -> Callable[[bytes], Fields]:
     """Return a function that decodes bodies of one kind. It raises RequestError for invalid JSON and fields of other types."""
     decode = msgspec.json.Decoder(kind).decode
 
@@ -42,10 +42,10 @@ class _Peek(msgspec.Struct):
     texts: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-_peek, _tei, _documents = reader(_Peek), reader(TeiRerank), reader(Rerank)
+_peek, _tei, _documents = decoder_of(_Peek), decoder_of(TeiRerank), decoder_of(Rerank)
 
 
-def read_rerank(body: bytes) -> Body:
+def decode_rerank(body: bytes) -> Body:
     """Decode a body of `/rerank`: TEI's dialect if it has `texts`, otherwise that of `documents`. Raises RequestError."""
     tei = b'"texts"' in body and _peek(body).texts is not msgspec.UNSET
     try:

@@ -1,4 +1,4 @@
-"""`read_kept` reads a result that is stored as JSON and checks each field."""
+"""`read_stored` reads a result that is stored as JSON and checks each field."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 from ..engine.errors import BackendError, DataFileError
 
-CHECKED: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+STRICT: Any = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 """pydantic's configuration, for `__pydantic_config__` of a result. Nested dataclasses inherit it. It allows no unknown field, no
 text in place of a number, and no NaN or infinity."""
 
 Result = TypeVar("Result")
 
 
-def read_kept(result: type[Result], path: Path, *, kind: str, schema: int, command: str) -> Result:
+def read_stored(result: type[Result], path: Path, *, kind: str, schema: int, command: str) -> Result:
     """Read a dataclass that `command` has written with this kind and schema.
 
     Raises DataFileError, naming the file and the line or the field, for anything else, and BackendError without pydantic.

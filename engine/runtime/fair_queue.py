@@ -1,4 +1,4 @@
-"""`Turns`: the waiting batches of a scorer, and the order in which they are computed."""
+"""`FairQueue`: the waiting batches of a scorer, in the order in which they are computed."""
 
 import heapq
 import itertools
@@ -42,7 +42,7 @@ def cancel(futures: Iterable[Future[int]]) -> None:
         future.cancel()
 
 
-class Turns(Generic[Work]):
+class FairQueue(Generic[Work]):
     """The requests of a scorer that have batches to compute. Any number of threads may call.
 
     Requests with a lower priority are served first. Requests of the same priority share the processors equally by tokens: each
@@ -58,29 +58,29 @@ class Turns(Generic[Work]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._queues: dict[int, _Queue[Work]] = {}
+        self._levels: dict[int, _PriorityLevel[Work]] = {}
         """By priority; none is empty."""
 
     @property
     def empty(self) -> bool:
         """Whether no batch waits."""
-        return not self._queues
+        return not self._levels
 
     def add(self, batches: Sequence[WaitingBatch[Work]], *, priority: int = 0) -> None:
         """Add a request, whose batches begin in this order."""
         if batches:
             with self._lock:
-                self._queues.setdefault(priority, _Queue()).add(batches)
+                self._levels.setdefault(priority, _PriorityLevel()).add(batches)
 
     def next(self) -> WaitingBatch[Work] | None:
         """Take the batch whose turn it is, and mark its future as running; None if no batch waits."""
         with self._lock:
-            while self._queues:
-                priority = min(self._queues)
-                queue = self._queues[priority]
-                batch = queue.next()
-                if not queue.requests:
-                    del self._queues[priority]
+            while self._levels:
+                priority = min(self._levels)
+                level = self._levels[priority]
+                batch = level.next()
+                if not level.requests:
+                    del self._levels[priority]
                 if batch is not None:
                     return batch
         return None
@@ -88,15 +88,15 @@ class Turns(Generic[Work]):
     def cancel(self) -> None:
         """Cancel all batches that wait."""
         with self._lock:
-            queues, self._queues = self._queues, {}
-        for queue in queues.values():  # without the lock, because cancelling a future runs its callbacks
-            for request in queue.requests:
+            levels, self._levels = self._levels, {}
+        for level in levels.values():  # without the lock, because cancelling a future runs its callbacks
+            for request in level.requests:
                 for batch in request.batches:
                     batch.future.cancel()
 
 
-class _Queue(Generic[Work]):
-    """The requests of one priority. Used under the lock of `Turns`."""
+class _PriorityLevel(Generic[Work]):
+    """The requests of one priority. Used under the lock of `FairQueue`."""
 
     def __init__(self) -> None:
         self.requests: list[_Request[Work]] = []

@@ -1,4 +1,4 @@
-"""`Picture`: an SVG drawn with matplotlib that uses the colours of its page.
+"""`SvgChart`: an SVG drawn with matplotlib that uses the colours of its page.
 
 matplotlib draws in `COLOURS`, and each colour becomes a CSS variable, so that one drawing works on light and dark pages and on
 paper. Text stays text. Tooltips are SVG `<title>` elements.
@@ -64,7 +64,7 @@ UNIT = 72
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class SvgChart:
     """`svg` is for inline use in HTML. At `width` pixels its text has its nominal size."""
 
     svg: str
@@ -97,7 +97,7 @@ class Canvas:
         artist.set_gid(name)
         self._said[name] = text
 
-    def picture(self, name: str, label: str) -> Picture:
+    def picture(self, name: str, label: str) -> SvgChart:
         """Return the drawing. `name` makes its ids unique on the page, `label` is for screen readers."""
         file = io.StringIO()
         with _glyphs_are_the_browsers():
@@ -110,7 +110,7 @@ class Canvas:
             "role": "img",
             "aria-label": label,
         }
-        return Picture(svg=ElementTree.tostring(root, encoding="unicode"), width=self.width)
+        return SvgChart(svg=ElementTree.tostring(root, encoding="unicode"), width=self.width)
 
 
 @contextmanager

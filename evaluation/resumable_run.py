@@ -1,4 +1,4 @@
-"""`GrowingRun`: a TREC run that is written query by query and can be continued by a later process."""
+"""`ResumableRun`: a TREC run that is written query by query and can be continued by a later process."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import DataFileError
-from ..engine.files.lock import own_file
+from ..engine.files.lock import open_own_file
 from ..engine.files.publish import naming, replaced_text
 from ..engine.files.record import read_json, record
 from ..engine.files.trec import write_run
@@ -32,12 +32,12 @@ class Effort:
         )
 
 
-NONE = Effort()
+NO_EFFORT = Effort()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Noted:
-    """A checkpoint: the work that the run belongs to, and how many of its queries and bytes are valid."""
+class _RunCheckpoint:
+    """A checkpoint: the run's fingerprint, which the file calls `work`, and how many of its queries and bytes are valid."""
 
     work: Mapping[str, Any]
     queries: int
@@ -45,25 +45,25 @@ class _Noted:
     effort: Effort | None = None
 
 
-class GrowingRun:
+class ResumableRun:
     """The run `target`, written one query at a time. The file gets this name once it holds `queries` queries.
 
     Until then it grows in a hidden file beside the target. After every query that file is flushed to disk, and then a checkpoint
     notes how much of it is valid. A later process can continue from there, however this one ended. The checkpoint stays when the
     run is finished, so that a finished run is not computed again, and continues when more queries are asked for.
 
-    `work` is what the scores depend on, as JSON. An existing run of other work, or with more than `queries` queries, is refused
-    with DataFileError unless `restart` deletes it.
+    `fingerprint` is what the scores depend on, as JSON. An existing run with another one, or with more than `queries` queries, is
+    refused with DataFileError unless `restart` deletes it.
     """
 
-    def __init__(self, target: Path, *, work: Mapping[str, Any], queries: int, restart: bool = False) -> None:
+    def __init__(self, target: Path, *, fingerprint: Mapping[str, Any], queries: int, restart: bool = False) -> None:
         self.target = target
         self.queries = queries
         self.done = 0
         """Number of queries in the run."""
         self.effort: Effort | None = Effort()
         """Cost of these queries, or None for a run that was begun by an earlier version, which did not note it."""
-        self._work = dict(work)
+        self._fingerprint = dict(fingerprint)
         self._size = 0
         self._partial = target.with_name(f".{target.name}.partial")
         self._checkpoint = target.with_name(f".{target.name}.checkpoint")
@@ -77,20 +77,20 @@ class GrowingRun:
         """Whether the run is complete and renamed to `target`."""
         return self.done == self.queries and self.target.exists()
 
-    def append(self, query: str, scores: Mapping[str, float], *, tag: str, effort: Effort = NONE) -> None:
+    def append(self, query: str, scores: Mapping[str, float], *, tag: str, effort: Effort = NO_EFFORT) -> None:
         """Add the passages of a query, best first. They are on disk when this returns."""
         block = io.StringIO()
         write_run(block, query, scores, tag=tag)
         with (
             naming(self._partial),
-            open(self._partial, "ab", opener=own_file) as file,
+            open(self._partial, "ab", opener=open_own_file) as file,
         ):
             self._size += file.write(block.getvalue().encode())
             file.flush()
             os.fsync(file.fileno())
         self.done += 1
         self.effort = None if self.effort is None else self.effort + effort
-        self._note()
+        self._write_checkpoint()
 
     def finish(self) -> None:
         """Rename the complete run to `target`."""
@@ -100,8 +100,8 @@ class GrowingRun:
 
     def _resume(self) -> None:
         try:
-            noted = record(_Noted, read_json(self._checkpoint))
-            work, done, size = noted.work, noted.queries, noted.bytes
+            checkpoint = record(_RunCheckpoint, read_json(self._checkpoint))
+            work, done, size = checkpoint.work, checkpoint.queries, checkpoint.bytes
             if min(done, size) < 0:
                 raise ValueError(f"{done} queries in {size} bytes")
         except FileNotFoundError:
@@ -117,9 +117,9 @@ class GrowingRun:
                 f"{self._checkpoint} cannot be used ({error}); give --force to start anew, or another --out"
             ) from error
         other = [
-            f"{name} was {_short(work.get(name))} and is {_short(self._work.get(name))}"
-            for name in {**work, **self._work}
-            if work.get(name) != self._work.get(name)
+            f"{name} was {_short(work.get(name))} and is {_short(self._fingerprint.get(name))}"
+            for name in {**work, **self._fingerprint}
+            if work.get(name) != self._fingerprint.get(name)
         ]
         if other:
             raise DataFileError(
@@ -143,14 +143,14 @@ class GrowingRun:
                 f"{self._partial} is gone or was cut, and {self._checkpoint} needs it; give --force to start anew"
             )
         if self._partial.is_file():
-            with open(self._partial, "ab", opener=own_file) as file:
+            with open(self._partial, "ab", opener=open_own_file) as file:
                 file.truncate(size)  # drop what a killed process wrote after its last checkpoint
-        self.done, self._size, self.effort = done, size, noted.effort if done else Effort()
+        self.done, self._size, self.effort = done, size, checkpoint.effort if done else Effort()
 
-    def _note(self) -> None:
+    def _write_checkpoint(self) -> None:
         with replaced_text(self._checkpoint) as file:
-            noted = _Noted(work=self._work, queries=self.done, bytes=self._size, effort=self.effort)
-            json.dump(asdict(noted), file, indent=1)
+            checkpoint = _RunCheckpoint(work=self._fingerprint, queries=self.done, bytes=self._size, effort=self.effort)
+            json.dump(asdict(checkpoint), file, indent=1)
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""`executed`: which linear layers a runtime really computes in 8 bits.
+"""`counted_multiply_adds`: which linear layers a runtime really computes in 8 bits.
 
 QuantizeLinear and DequantizeLinear in a file do not guarantee 8-bit products. If the operators around a product do not match ONNX
 Runtime's patterns, it silently computes that product in floating point. So the multiply-adds are counted from its profile.
@@ -21,7 +21,7 @@ EIGHT_BIT = frozenset({"MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "MatMul
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
+class MultiplyAdds:
     """Multiply-adds of the linear layers in one run: `total`, in 8 bits, and of each floating-point operator by its name."""
 
     total: int
@@ -34,7 +34,7 @@ class Execution:
         return self.eight_bit / self.total if self.total else 0.0
 
 
-def executed(model: onnx.ModelProto, batch: Batch) -> Execution:
+def counted_multiply_adds(model: onnx.ModelProto, batch: Batch) -> MultiplyAdds:
     """Run a batch in ONNX Runtime and count the multiply-adds of its linear layers by how they ran.
 
     Linear layers are the products with a weight matrix. The products of two activations, in attention, are not counted.
@@ -49,15 +49,15 @@ def executed(model: onnx.ModelProto, batch: Batch) -> Execution:
         operator = event.get("args", {}).get("op_name")
         if event.get("cat") != "Node" or operator not in FLOATING | EIGHT_BIT:
             continue
-        count = _multiply_adds(event["args"])
+        count = _multiply_adds_of(event["args"])
         if operator in EIGHT_BIT:
             eight_bit += count
         elif count:
             floating[event["name"].removesuffix("_kernel_time")] = count
-    return Execution(total=eight_bit + sum(floating.values()), eight_bit=eight_bit, floating=floating)
+    return MultiplyAdds(total=eight_bit + sum(floating.values()), eight_bit=eight_bit, floating=floating)
 
 
-def _multiply_adds(arguments: dict[str, Any]) -> int:
+def _multiply_adds_of(arguments: dict[str, Any]) -> int:
     # The profile does not list packed weights among the inputs. A second input of more than two dimensions is an activation, so
     # the product belongs to attention.
     shapes = [shape for entry in arguments["input_type_shape"] for shape in entry.values()]

@@ -1,4 +1,4 @@
-"""`lineup` makes the rows of an evaluation. Each is a model, an exact ranking or a cascade."""
+"""`ranker_configs` makes the rows of an evaluation. Each is a model, an exact ranking or a cascade."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ from ..engine.errors import OptionError
 from ..engine.options import whole
 from ..engine.precision import Precision
 from ..measurement.cascade_config import CascadeConfig
-from ..measurement.model_config import FP32_ALONE, ModelConfig
+from ..measurement.model_config import EXACT_NEEDS_CHEAPER_PRECISION, ModelConfig
 
 RankerConfig = ModelConfig | CascadeConfig
 
 
-def lineup(
+def ranker_configs(
     models: Sequence[ModelConfig],
     *,
     exact_top_k: int | None = None,
@@ -30,16 +30,16 @@ def lineup(
     for model in models:
         rows.append(model)
         if exact_top_k is not None and model.precision is not Precision.FP32:
-            rows.append(model.exactly(whole("the top k of exact rankings", exact_top_k, least=1)))
+            rows.append(model.with_exact_top_k(whole("the top k of exact rankings", exact_top_k, minimum=1)))
     if exact_top_k is not None and len(rows) == len(models):
-        raise OptionError(FP32_ALONE)
+        raise OptionError(EXACT_NEEDS_CHEAPER_PRECISION)
     known = {row.label for row in rows}
     rows += [model for model in first if model.label not in known]
     for small in first:
         for model in models:
             if small.precision is model.precision and small.bundle.path.resolve() != model.bundle.path.resolve():
                 rows += [
-                    CascadeConfig(first=small, second=model, keep=whole("--keep", count, least=1)) for count in keep
+                    CascadeConfig(first=small, second=model, keep=whole("--keep", count, minimum=1)) for count in keep
                 ]
     if first and not any(isinstance(row, CascadeConfig) for row in rows):
         raise OptionError(f"{first[0].bundle.path} cannot stand in front of itself; name another bundle with --first")

@@ -1,4 +1,4 @@
-"""`lineup` makes the rows to measure. Each is a bundle in one precision, with one backend and number of threads."""
+"""`bench_configs` makes the rows to measure. Each is a bundle in one precision, with one backend and number of threads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ..engine.errors import BackendError, OptionError
 from ..engine.hardware.cpus import usable_cpus
 from ..engine.precision import Precision
 from ..engine.selection.select import choose_execution
-from ..measurement.model_config import FP32_ALONE, ModelConfig, Options, names_of
+from ..measurement.model_config import EXACT_NEEDS_CHEAPER_PRECISION, ModelConfig, Options, names_of
 
 RUNTIMES = tuple(dict.fromkeys((*BACKENDS, *GPU_BACKENDS)))
 
@@ -30,7 +30,7 @@ class Missing:
     why: str
 
 
-def lineup(
+def bench_configs(
     sources: Sequence[str],
     *,
     precisions: Sequence[str] = ("fp32",),
@@ -69,10 +69,10 @@ def lineup(
                 raise OptionError(f"{row.label} is asked for twice; name each bundle, precision and backend once")
             rows[row.label] = row
             if exact_top_k is not None and isinstance(row, ModelConfig) and row.precision is not Precision.FP32:
-                exact = row.exactly(exact_top_k)
+                exact = row.with_exact_top_k(exact_top_k)
                 rows[exact.label] = exact
     if exact_top_k is not None and all(row.precision is Precision.FP32 for row in rows.values()):
-        raise OptionError(FP32_ALONE)
+        raise OptionError(EXACT_NEEDS_CHEAPER_PRECISION)
     if not any(isinstance(row, ModelConfig) for row in rows.values()):
         raise BackendError("; ".join(row.why for row in rows.values() if isinstance(row, Missing)))
     return list(rows.values())

@@ -7,14 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossrt.engine.errors import DataFileError
-from crossrt.evaluation.growing_run import GrowingRun
+from crossrt.evaluation.resumable_run import ResumableRun
 
 WORK = {"model": "a" * 64, "depth": None}
 LISTS = [(str(query), {f"p{row}": float(row % (query + 1)) for row in range(query + 1)}) for query in range(6)]
 
 
-def grown(target: Path, *, until: int | None = None, queries: int = len(LISTS), **options: object) -> GrowingRun:
-    run = GrowingRun(target, **{"work": WORK, "queries": queries, **options})  # type: ignore[arg-type]
+def grown(target: Path, *, until: int | None = None, queries: int = len(LISTS), **options: object) -> ResumableRun:
+    run = ResumableRun(target, **{"fingerprint": WORK, "queries": queries, **options})  # type: ignore[arg-type]
     for query, scores in LISTS[run.done : until]:
         run.append(query, scores, tag="t")
     if run.done == queries:
@@ -28,7 +28,7 @@ def test_interruptions_leave_no_trace(tmp_path_factory: pytest.TempPathFactory, 
     folder = tmp_path_factory.mktemp("runs")
     whole, target = grown(folder / "whole").target, folder / "target"
     for until, torn in sorted(stops):
-        run = GrowingRun(target, work=WORK, queries=len(LISTS))
+        run = ResumableRun(target, fingerprint=WORK, queries=len(LISTS))
         for query, scores in LISTS[run.done : until]:
             run.append(query, scores, tag="t")
         with (folder / ".target.partial").open("a", newline="") as file:
@@ -44,7 +44,7 @@ def test_interruptions_leave_no_trace(tmp_path_factory: pytest.TempPathFactory, 
 def test_a_try_out_goes_on_to_the_whole(tmp_path: Path) -> None:
     assert grown(tmp_path / "t", queries=2, until=2).finished
     short = (tmp_path / "t").read_bytes()
-    again = GrowingRun(tmp_path / "t", work=WORK, queries=len(LISTS))
+    again = ResumableRun(tmp_path / "t", fingerprint=WORK, queries=len(LISTS))
     assert (again.done, again.finished) == (2, False)
     assert grown(tmp_path / "t").finished
     assert (tmp_path / "t").read_bytes().startswith(short)
@@ -56,12 +56,12 @@ def test_a_try_out_goes_on_to_the_whole(tmp_path: Path) -> None:
 def test_other_work_is_refused_and_says_what_is_other(tmp_path: Path, until: int | None) -> None:
     grown(tmp_path / "t", until=until)
     with pytest.raises(DataFileError, match=r"t\.checkpoint is of another evaluation: depth was None and is 5\. Give"):
-        grown(tmp_path / "t", work={**WORK, "depth": 5})
+        grown(tmp_path / "t", fingerprint={**WORK, "depth": 5})
     with pytest.raises(
         DataFileError, match=r"model was aaaaaaaa\.\.\. and is bbbbbbbb\.\.\.; threads was None and is 2"
     ):
-        grown(tmp_path / "t", work={**WORK, "model": "b" * 64, "threads": 2})
-    assert grown(tmp_path / "t", work={**WORK, "depth": 5}, restart=True).finished
+        grown(tmp_path / "t", fingerprint={**WORK, "model": "b" * 64, "threads": 2})
+    assert grown(tmp_path / "t", fingerprint={**WORK, "depth": 5}, restart=True).finished
 
 
 def test_files_that_were_tampered_with_are_refused(tmp_path: Path) -> None:

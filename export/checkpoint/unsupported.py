@@ -22,7 +22,7 @@ OTHER_TASKS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleCho
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundCheckpoint:
     """Properties that identify a kind of checkpoint: `architectures` and other fields of config.json, tensors, module classes."""
 
     architectures: list[str]
@@ -41,130 +41,133 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stranger:
+class UnsupportedKind:
     """A kind of checkpoint that crossrt does not export.
 
-    `sign` recognizes it, `kind` describes it, and `served` names the software that can run it. `like_known` says that its tensors
-    may have the same names as those of a supported architecture.
+    `matches` recognizes it, `kind` describes it, and `alternatives` names the software that can run it. `resembles_supported`
+    says that its tensors may have the same names as those of a supported architecture.
     """
 
-    sign: Callable[[Found], bool]
+    matches: Callable[[FoundCheckpoint], bool]
     kind: str
-    served: str
-    like_known: bool = False
+    alternatives: str
+    resembles_supported: bool = False
 
 
-STRANGERS = (
+UNSUPPORTED_KINDS = (
     # jina-reranker-v1-turbo-en, jina-reranker-v1-tiny-en.
-    Stranger(
-        sign=lambda found: found.config.get("position_embedding_type") == "alibi" or found.holds(".mlp.gated_layers."),
+    UnsupportedKind(
+        matches=lambda found: (
+            found.config.get("position_embedding_type") == "alibi" or found.holds(".mlp.gated_layers.")
+        ),
         kind="is a JinaBERT: its attention has ALiBi biases instead of position embeddings, and its layers are gated; crossrt "
         "computes neither",
-        served=f"{OWN_CODE}; {ONNX}",
-        like_known=True,
+        alternatives=f"{OWN_CODE}; {ONNX}",
+        resembles_supported=True,
     ),
     # jina-reranker-v2-base-multilingual: XLM-R with the tensors of flash-attention's layers.
-    Stranger(
-        sign=lambda found: found.holds(".mixer.Wqkv."),
+    UnsupportedKind(
+        matches=lambda found: found.holds(".mixer.Wqkv."),
         kind="has layers of code of its publisher (mixer.Wqkv), as Jina's XLM-R with flash attention; crossrt does not know them",
-        served=f"{OWN_CODE}; {ONNX}",
-        like_known=True,
+        alternatives=f"{OWN_CODE}; {ONNX}",
+        resembles_supported=True,
     ),
-    Stranger(
-        sign=lambda found: found.holds(".attention.self.in_proj.") and found.config.get("model_type") == "deberta",
+    UnsupportedKind(
+        matches=lambda found: found.holds(".attention.self.in_proj.") and found.config.get("model_type") == "deberta",
         kind="is a DeBERTa of the first version, whose attention is computed otherwise than that of DeBERTa-v2 and v3, which "
         "crossrt knows",
-        served=CROSS_ENCODER,
+        alternatives=CROSS_ENCODER,
     ),
     # gte-multilingual-reranker-base.
-    Stranger(
-        sign=lambda found: found.holds("new.encoder.layer.") or found.architecture.startswith(("New", "Gte")),
+    UnsupportedKind(
+        matches=lambda found: found.holds("new.encoder.layer.") or found.architecture.startswith(("New", "Gte")),
         kind="is a GTE encoder with rotary positions and gated layers (model_type new or gte), which crossrt does not know",
-        served=f"Text Embeddings Inference (/rerank), {VLLM}, and {CROSS_ENCODER}: where transformers has "
+        alternatives=f"Text Embeddings Inference (/rerank), {VLLM}, and {CROSS_ENCODER}: where transformers has "
         "GteForSequenceClassification (5.24 has) and config.json says model_type gte, without the publisher's code; as it is "
         "published, with trust_remote_code=True, which runs that code",
     ),
     # jina-reranker-v3.
-    Stranger(
-        sign=lambda found: found.architecture == "JinaForRanking",
+    UnsupportedKind(
+        matches=lambda found: found.architecture == "JinaForRanking",
         kind="is a decoder that scores a whole list of passages at once (JinaForRanking); crossrt scores pairs with encoders",
-        served="transformers with trust_remote_code=True, which runs the publisher's code",
+        alternatives="transformers with trust_remote_code=True, which runs the publisher's code",
     ),
     # Qwen3-Reranker-0.6B-seq-cls, bge-reranker-v2-gemma as vLLM loads it, llama-nemotron-rerank-1b-v2.
-    Stranger(
-        sign=lambda found: "score.weight" in found.tensors,
+    UnsupportedKind(
+        matches=lambda found: "score.weight" in found.tensors,
         kind="has a head named score (score.weight), as decoders that rerank have it, such as those of Qwen, Llama and Gemma; "
         "crossrt exports encoders: a decoder needs other attention, prompts and kernels",
-        served=f"{VLLM}, {CROSS_ENCODER}",
+        alternatives=f"{VLLM}, {CROSS_ENCODER}",
     ),
     # bge-reranker-v2-minicpm-layerwise.
-    Stranger(
-        sign=lambda found: found.architecture.startswith("LayerWise"),
+    UnsupportedKind(
+        matches=lambda found: found.architecture.startswith("LayerWise"),
         kind="is a generative model whose layers each score (LayerWise); crossrt exports encoders",
-        served="FlagEmbedding (LayerWiseFlagLLMReranker)",
+        alternatives="FlagEmbedding (LayerWiseFlagLLMReranker)",
     ),
     # monot5-base-msmarco, mt5.
-    Stranger(
-        sign=lambda found: found.architecture.endswith("ForConditionalGeneration"),
+    UnsupportedKind(
+        matches=lambda found: found.architecture.endswith("ForConditionalGeneration"),
         kind="is a generative model with an encoder and a decoder, as monoT5, which scores by the word that it would write; "
         "crossrt exports encoders with a head",
-        served="rerankers (T5), pygaggle",
+        alternatives="rerankers (T5), pygaggle",
     ),
     # Qwen3-Reranker-0.6B, mxbai-rerank-base-v2, bge-reranker-v2-gemma.
-    Stranger(
-        sign=lambda found: found.architecture.endswith(("ForCausalLM", "LMHeadModel")),
+    UnsupportedKind(
+        matches=lambda found: found.architecture.endswith(("ForCausalLM", "LMHeadModel")),
         kind="is a generative model, which scores by the word that it would write, such as yes or no; crossrt exports encoders "
         "with a head",
-        served=f"{VLLM}; sentence-transformers 6 (CrossEncoder with LogitScore); SGLang",
+        alternatives=f"{VLLM}; sentence-transformers 6 (CrossEncoder with LogitScore); SGLang",
     ),
     # colbertv2.0, answerai-colbert-small-v1, and those of PyLate.
-    Stranger(
-        sign=lambda found: (
+    UnsupportedKind(
+        matches=lambda found: (
             found.architecture in ("HF_ColBERT", "ColBERT", "ColBERTModel") or "linear.weight" in found.tensors
         ),
         kind="is a ColBERT: it has a vector for each token and compares queries with passages by MaxSim, without a head",
-        served="PyLate, sentence-transformers 6 (MultiVectorEncoder), vLLM",
+        alternatives="PyLate, sentence-transformers 6 (MultiVectorEncoder), vLLM",
     ),
-    Stranger(
-        sign=lambda found: "Dense" in found.modules,
+    UnsupportedKind(
+        matches=lambda found: "Dense" in found.modules,
         kind="is made of sentence-transformers' modules {modules} (modules.json), and config_sentence_transformers.json does not "
         "call it a CrossEncoder: a bi-encoder, or a cross-encoder whose head is a Dense module and whose files are incomplete",
-        served="sentence-transformers (SentenceTransformer), Text Embeddings Inference (/embed)",
+        alternatives="sentence-transformers (SentenceTransformer), Text Embeddings Inference (/embed)",
     ),
-    Stranger(
-        sign=lambda found: any(name.endswith(OTHER_TASKS) for name in found.architectures),
+    UnsupportedKind(
+        matches=lambda found: any(name.endswith(OTHER_TASKS) for name in found.architectures),
         kind="is a model for another task ({architecture}). Its tensors may have the names of a ...ForSequenceClassification's, "
         "and it is no cross-encoder",
-        served="transformers (pipeline) for its own task; train a reranker with CrossEncoderTrainer of sentence-transformers",
-        like_known=True,
+        alternatives="transformers (pipeline) for its own task; train a reranker with CrossEncoderTrainer of "
+        "sentence-transformers",
+        resembles_supported=True,
     ),
-    Stranger(
-        sign=lambda found: any(name.startswith(("module.", "_orig_mod.")) for name in found.tensors),
+    UnsupportedKind(
+        matches=lambda found: any(name.startswith(("module.", "_orig_mod.")) for name in found.tensors),
         kind="has some names that begin with the module. of DataParallel and others that do not; save model.module.state_dict()",
-        served="nothing else reads these names either: transformers gives such tensors random values",
+        alternatives="nothing else reads these names either: transformers gives such tensors random values",
     ),
     # splade-cocondenser-ensembledistil; also models that are not fine-tuned yet.
-    Stranger(
-        sign=lambda found: found.architecture.endswith("ForMaskedLM"),
+    UnsupportedKind(
+        matches=lambda found: found.architecture.endswith("ForMaskedLM"),
         kind="is a masked language model: SPLADE, or a model before its fine-tuning. It has no classification head, and a random "
         "one gives plausible scores",
-        served="sentence-transformers (SparseEncoder) for SPLADE; fine-tune any other with CrossEncoderTrainer",
+        alternatives="sentence-transformers (SparseEncoder) for SPLADE; fine-tune any other with CrossEncoderTrainer",
     ),
-    Stranger(
-        sign=lambda found: bool(found.modules) or found.architecture.endswith("Model"),
+    UnsupportedKind(
+        matches=lambda found: bool(found.modules) or found.architecture.endswith("Model"),
         kind="is a bi-encoder or a bare trunk: it has no classification head, and a random one gives plausible scores",
-        served="sentence-transformers (SentenceTransformer), Text Embeddings Inference (/embed), vLLM",
+        alternatives="sentence-transformers (SentenceTransformer), Text Embeddings Inference (/embed), vLLM",
     ),
-    Stranger(
-        sign=lambda found: not found.holds("classif"),
+    UnsupportedKind(
+        matches=lambda found: not found.holds("classif"),
         kind="has no classification head, and a random one gives plausible scores",
-        served="sentence-transformers: SentenceTransformer for a bi-encoder, CrossEncoderTrainer to train a reranker",
+        alternatives="sentence-transformers: SentenceTransformer for a bi-encoder, CrossEncoderTrainer to train a reranker",
     ),
 )
 """All kinds, in the order in which they are tried."""
 
 
-def _is_another_of_transformers(found: Found) -> bool:
+def _is_another_of_transformers(found: FoundCheckpoint) -> bool:
     """Tell whether transformers knows the model_type, or a class, as an architecture that crossrt does not support.
 
     Such a model may have the tensor names of a supported one but compute something else. For example, BigBird has BERT's tensors
@@ -193,37 +196,37 @@ def _model_types() -> Mapping[str, set[str]]:
     return types
 
 
-OTHER = Stranger(
-    sign=_is_another_of_transformers,
+OTHER = UnsupportedKind(
+    matches=_is_another_of_transformers,
     kind="is of an architecture that crossrt does not know",
-    served=f"{CROSS_ENCODER} for every ...ForSequenceClassification of transformers; {ONNX}",
-    like_known=True,
+    alternatives=f"{CROSS_ENCODER} for every ...ForSequenceClassification of transformers; {ONNX}",
+    resembles_supported=True,
 )
-"""The kind of a checkpoint that matches none of `STRANGERS`."""
-REFUSED_SERVED = f"{CROSS_ENCODER} scores every checkpoint that transformers can load; {ONNX}"
+"""The kind of a checkpoint that matches none of `UNSUPPORTED_KINDS`."""
+REFUSED_ALTERNATIVES = f"{CROSS_ENCODER} scores every checkpoint that transformers can load; {ONNX}"
 """What may run a checkpoint of a supported architecture with a setting that crossrt does not support."""
 
 
-class StrangerError(CheckpointError):
-    """A checkpoint that is not a cross-encoder of a supported architecture. `served` names the software that can run it."""
+class UnsupportedCheckpointError(CheckpointError):
+    """A checkpoint that is not a cross-encoder of a supported architecture. `alternatives` names the software that can run it."""
 
-    def __init__(self, said: str, served: str) -> None:
+    def __init__(self, said: str, alternatives: str) -> None:
         super().__init__(said)
-        self.served = served
+        self.alternatives = alternatives
 
 
-def looks_known_and_is_not(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
+def resembles_supported(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> bool:
     """Tell whether a checkpoint has the tensor names of a supported architecture but computes something else."""
-    return _like_known(_found(path, config, tensors)) is not None
+    return _resembling_kind(_found(path, config, tensors)) is not None
 
 
-def stranger_error(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> StrangerError:
+def unsupported_error(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> UnsupportedCheckpointError:
     """Return the error for a checkpoint that is not a cross-encoder of a supported architecture."""
     found = _found(path, config, tensors)
-    stranger = _like_known(found) if head_of(tensors) is not None else None
-    stranger = stranger or next((each for each in STRANGERS if each.sign(found)), OTHER)
-    kind = stranger.kind.format(modules=", ".join(found.modules), architecture=found.architecture)
-    return StrangerError(f"{path} {kind}", stranger.served)
+    unsupported = _resembling_kind(found) if head_of(tensors) is not None else None
+    unsupported = unsupported or next((each for each in UNSUPPORTED_KINDS if each.matches(found)), OTHER)
+    kind = unsupported.kind.format(modules=", ".join(found.modules), architecture=found.architecture)
+    return UnsupportedCheckpointError(f"{path} {kind}", unsupported.alternatives)
 
 
 @contextmanager
@@ -241,17 +244,21 @@ def naming_alternatives(path: Path, config: Mapping[str, Any], tensors: Mapping[
         ]
         if config.get("auto_map"):
             lines.append("  custom    config.json names code of the publisher (auto_map), which crossrt never runs")
-        served = error.served if isinstance(error, StrangerError) else REFUSED_SERVED
-        raise CheckpointError("\n".join([*lines, f"  instead   {served}"])) from error
+        alternatives = error.alternatives if isinstance(error, UnsupportedCheckpointError) else REFUSED_ALTERNATIVES
+        raise CheckpointError("\n".join([*lines, f"  instead   {alternatives}"])) from error
 
 
-def _found(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> Found:
+def _found(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> FoundCheckpoint:
     named = config.get("architectures")
-    return Found([str(name) for name in named] if isinstance(named, list) else [], config, tensors, _modules(path))
+    return FoundCheckpoint(
+        [str(name) for name in named] if isinstance(named, list) else [], config, tensors, _modules(path)
+    )
 
 
-def _like_known(found: Found) -> Stranger | None:
-    return next((each for each in (*STRANGERS, OTHER) if each.like_known and each.sign(found)), None)
+def _resembling_kind(found: FoundCheckpoint) -> UnsupportedKind | None:
+    return next(
+        (each for each in (*UNSUPPORTED_KINDS, OTHER) if each.resembles_supported and each.matches(found)), None
+    )
 
 
 def _modules(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""`Observed` collects values and adds them to a Prometheus histogram in bulk."""
+"""`BufferedHistogram` collects values and adds them to a Prometheus histogram in bulk."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from prometheus_client import Histogram
 
 
-class Observed:
+class BufferedHistogram:
     """Values for one histogram. `add` takes 0.03 microseconds. `Histogram.observe` takes 2.5, and a request has six values.
 
     Only one thread may use it. `flush` is called once a second, and before the metrics are read.

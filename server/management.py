@@ -1,4 +1,4 @@
-"""`Information` answers requests other than scoring: probes, metrics, served models, the API's description, and reload."""
+"""`ManagementEndpoints` answers all requests but scoring: probes, metrics, served models, the API's description, and reload."""
 
 import asyncio
 import logging
@@ -12,17 +12,17 @@ from .. import __version__
 from ..engine.errors import CrossrtError
 from .api_page import page
 from .dialects.request_error import RequestError
-from .http.answer import Answer
+from .http.response import Response
 from .metrics import CONTENT_TYPE, exposition
 from .models.served_model import ServedModel
 from .openapi import document
-from .routes import LIVENESS, PROBES, RELOAD, SCORING
+from .routes import LIVENESS, PROBES, RELOAD, SCORING_ROUTES
 from .state import State
 
 logger = logging.getLogger("crossrt.server")
 
 
-class Information:
+class ManagementEndpoints:
     """Answers requests other than scoring, by path."""
 
     def __init__(self, state: State) -> None:
@@ -32,7 +32,7 @@ class Information:
         self._reloading = asyncio.Lock()
         self.reload_all: Callable[[], Awaitable[dict[str, str]]] = partial(self.reload, force=True)
         """What a request to reload calls: `reload`, or in a worker a function that reloads all workers."""
-        self._answers: dict[str, Callable[[], Awaitable[Answer]]] = {
+        self._responders: dict[str, Callable[[], Awaitable[Response]]] = {
             **dict.fromkeys(PROBES, self._readiness),
             **dict.fromkeys(LIVENESS, self._liveness),
             "/info": self._info,
@@ -42,13 +42,13 @@ class Information:
             "/docs": self._docs,
             "/": self._docs,
         }
-        self._scoring = {route.path for route in SCORING}
+        self._scoring = {route.path for route in SCORING_ROUTES}
 
-    async def answer(self, method: str, path: str) -> Answer:
+    async def respond(self, method: str, path: str) -> Response:
         """Return the answer to a method and a path. Raises RequestError for an unknown path or a method that it does not take."""
         if path == RELOAD and method == "POST":
             return await self._reload()
-        found = self._answers.get(path)
+        found = self._responders.get(path)
         if found is not None and method in ("GET", "HEAD"):
             return await found()
         if found is None and path not in self._scoring and path != RELOAD:
@@ -62,7 +62,7 @@ class Information:
 
     def _methods(self, path: str) -> str:
         """Return the methods that a path takes."""
-        reading = ["GET", "HEAD"] if path in self._answers else []
+        reading = ["GET", "HEAD"] if path in self._responders else []
         posting = ["POST"] if path in self._scoring or path == RELOAD else []
         return ", ".join(reading + posting)
 
@@ -96,38 +96,38 @@ class Information:
         metrics.count_reload("done")
         return "opened"
 
-    async def _reload(self) -> Answer:
+    async def _reload(self) -> Response:
         if not self._state.keys.required:
             raise RequestError("not_found", f"{RELOAD} needs a server with --api-keys; send it SIGHUP instead")
         done = await self.reload_all()
         failed = any(what.startswith("kept") for what in done.values())
-        return Answer(503 if failed else 200, msgspec.json.encode(done))
+        return Response(503 if failed else 200, msgspec.json.encode(done))
 
-    async def _readiness(self) -> Answer:
+    async def _readiness(self) -> Response:
         problem = await self._state.problem()
         if problem is not None:
             raise RequestError("unhealthy", problem)
-        return Answer(200, b'{"status":"ready"}')
+        return Response(200, b'{"status":"ready"}')
 
-    async def _liveness(self) -> Answer:
-        return Answer(200, b'{"status":"live"}')
+    async def _liveness(self) -> Response:
+        return Response(200, b'{"status":"live"}')
 
-    async def _metrics(self) -> Answer:
+    async def _metrics(self) -> Response:
         self._state.refresh_metrics()
-        return Answer(200, exposition(), CONTENT_TYPE)
+        return Response(200, exposition(), CONTENT_TYPE)
 
-    async def _description(self) -> Answer:
-        return Answer(200, self._openapi)
+    async def _description(self) -> Response:
+        return Response(200, self._openapi)
 
-    async def _docs(self) -> Answer:
-        return Answer(200, self._page, b"text/html; charset=utf-8")
+    async def _docs(self) -> Response:
+        return Response(200, self._page, b"text/html; charset=utf-8")
 
-    async def _models(self) -> Answer:
+    async def _models(self) -> Response:
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "crossrt"} for name in self._state.names]
-        return Answer(200, msgspec.json.encode({"object": "list", "data": models}))
+        return Response(200, msgspec.json.encode({"object": "list", "data": models}))
 
-    async def _info(self) -> Answer:
-        return Answer(200, msgspec.json.encode(info(self._state.model(None))))
+    async def _info(self) -> Response:
+        return Response(200, msgspec.json.encode(info(self._state.model(None))))
 
 
 def info(model: ServedModel) -> dict[str, Any]:

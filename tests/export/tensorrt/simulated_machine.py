@@ -21,12 +21,12 @@ from crossrt.engine.precision import Precision
 from crossrt.engine.selection import select_gpu as gpu_module
 from crossrt.engine.selection.execution_config import GpuConfig
 from crossrt.export.tensorrt import engine_builder, engines
-from tests.engine.cuda.memory_device import MemoryContext, MemoryDevice, MemoryExecutor
+from tests.engine.cuda.simulated_gpu import SimulatedContext, SimulatedExecutor, SimulatedGpu
 
 GPU = Gpu(name="NVIDIA Memory 1", capability="9.0")
 
 
-class OnnxContext(MemoryContext):
+class OnnxContext(SimulatedContext):
     """Computes the bundle's ONNX model where a GPU would compute the engine."""
 
     def enqueue(self, shape: Shape, addresses: Mapping[str, int]) -> None:
@@ -47,13 +47,13 @@ class OnnxContext(MemoryContext):
         executor.cuda.kernel(self.stream, compute)
 
 
-class OnnxExecutor(MemoryExecutor):
+class OnnxExecutor(SimulatedExecutor):
     def __init__(self, bundle: Bundle, config: GpuConfig, error: Any) -> None:
         found, _ = gpu_module._engine(bundle, config.precision, 0, config.engine, trusted=config.trust_engines)
         assert found is not None
         profiles = found[1].profiles
         super().__init__(
-            MemoryDevice(),
+            SimulatedGpu(),
             limits=tuple(profile.max for profile in profiles),
             dtype=np.int64,
             names=tuple(bundle.manifest.inputs),
@@ -63,12 +63,12 @@ class OnnxExecutor(MemoryExecutor):
         self.session = onnxruntime.InferenceSession(str(bundle.model_file(config.precision, gpu=True)))
         self.error = error
 
-    def context(self, stream: int, workspace: int) -> MemoryContext:
+    def context(self, stream: int, workspace: int) -> SimulatedContext:
         self.contexts += 1
         return OnnxContext(self, stream, workspace)
 
 
-def machine_in_memory(monkeypatch: pytest.MonkeyPatch, cache: Path) -> dict[str, Any]:
+def install_simulated_machine(monkeypatch: pytest.MonkeyPatch, cache: Path) -> dict[str, Any]:
     """Put a GPU and a TensorRT, whose engines err by `error`, where crossrt looks for them; return what becomes of them."""
     found: dict[str, Any] = {"error": 0.0, "built": [], "opened": [], "version": "10.13.0"}
 
@@ -105,7 +105,7 @@ def machine_in_memory(monkeypatch: pytest.MonkeyPatch, cache: Path) -> dict[str,
 def build_into_cache(bundle: str, cache: str, log: str) -> None:
     """Build an engine as a process of its own does, and tell the log of it; a build takes a second."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        machine_in_memory(monkeypatch, Path(cache))
+        install_simulated_machine(monkeypatch, Path(cache))
         build = engine_builder.engine_from_onnx
 
         def slow_build(*words: Any, **options: Any) -> bytes:

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from crossrt.engine.errors import CheckpointError
 from crossrt.export.checkpoint.checkpoint import Checkpoint
-from crossrt.export.checkpoint.strangers import looks_known_and_is_not
+from crossrt.export.checkpoint.unsupported import resembles_supported
 from tests.export.checkpoint.test_odd_checkpoints import KINDS, _write
 
 QWEN3 = {"model_type": "qwen3", "hidden_act": "silu", "rope_theta": 1000000, "rms_norm_eps": 1e-6}
@@ -279,9 +279,9 @@ def test_a_class_of_transformers_that_crossrt_does_not_know_is_refused(
 def test_no_other_model_type_of_transformers_is_taken_for_a_known_one(checkpoint: Path, tmp_path: Path) -> None:
     tensors = load_file(checkpoint / "model.safetensors")
     for kind in transformers.CONFIG_MAPPING:
-        assert looks_known_and_is_not(tmp_path, {"model_type": kind}, tensors) == (kind not in KNOWN), kind
+        assert resembles_supported(tmp_path, {"model_type": kind}, tensors) == (kind not in KNOWN), kind
     for kind, name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.items():
-        assert looks_known_and_is_not(tmp_path, {"architectures": [name]}, tensors) == (kind not in KNOWN), kind
+        assert resembles_supported(tmp_path, {"architectures": [name]}, tensors) == (kind not in KNOWN), kind
 
 
 def test_custom_code_of_an_unknown_model_type_is_read_by_its_tensors(checkpoint: Path, tmp_path: Path) -> None:

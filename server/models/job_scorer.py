@@ -1,4 +1,4 @@
-"""`Scoring` passes jobs to an open model and returns their scores to the event loop.
+"""`JobScorer` passes jobs to an open model and returns their scores to the event loop.
 
 Large jobs are tokenized in threads and in pieces, so that they block neither the event loop nor smaller jobs. A small job is
 tokenized in the event loop, because that takes less time than passing it to a thread. The model's scorer lets jobs take turns.
@@ -32,9 +32,9 @@ from ..dialects.request_error import RequestError
 from .estimate import SMALL_CHARACTERS
 from .model_settings import ModelSettings
 from .token_queue import TokenQueue
-from .tokenizing import Tokenizing, piece_end
+from .tokenizer_pool import TokenizerPool, piece_end
 
-TOKENIZED_AT_ONCE = SMALL_CHARACTERS
+INLINE_CHARACTERS = SMALL_CHARACTERS
 """Most characters of a job that is tokenized in the event loop's thread.
 
 crossrt's own tokenizer takes 0.15 ms for this many, Hugging Face's 2 ms. Passing the job to a thread of the pool and back, with a
@@ -114,7 +114,7 @@ class Model(Protocol):
         """See `CrossEncoder.close`."""
 
 
-class Run:
+class JobRun:
     """A job that is being scored. `future` belongs to the event loop. Only one thread at a time writes the other attributes.
 
     `tokens` is the number of tokens that the queue counts for the job. `pieces` are the tokenized parts of a large job, and
@@ -185,7 +185,7 @@ class Run:
             self.future.set_exception(outcome)
 
 
-class Scoring:
+class JobScorer:
     """Scores jobs with one open model. Methods without a leading underscore are called in the event loop."""
 
     def __init__(self, model: Model, settings: ModelSettings) -> None:
@@ -193,25 +193,25 @@ class Scoring:
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._settings = settings
-        self._tokenizing = Tokenizing(self._prepare_piece)
+        self._tokenizer_pool = TokenizerPool(self._prepare_piece)
         self._ranking = ThreadPoolExecutor(RANKING_THREADS, thread_name_prefix="crossrt-rank")
-        self._to_rank: PriorityQueue[tuple[int, int, Run]] = PriorityQueue()
+        self._to_rank: PriorityQueue[tuple[int, int, JobRun]] = PriorityQueue()
         """Jobs with `exact` or `windows` that wait for a thread, by priority and then by arrival."""
         self._numbers = itertools.count()
 
-    def start(self, job: Job, queue: TokenQueue | None = None, tokens: int = 0) -> Run:
+    def start(self, job: Job, queue: TokenQueue | None = None, tokens: int = 0) -> JobRun:
         """Start to score a job, for which `queue` has admitted about `tokens` tokens."""
-        run = Run(job, self.loop, queue, tokens)
-        if job.characters <= TOKENIZED_AT_ONCE:
+        run = JobRun(job, self.loop, queue, tokens)
+        if job.characters <= INLINE_CHARACTERS:
             self._prepare(run)
         else:
             try:
-                self._tokenizing.add(run, priority=job.priority, now=run.accepted, characters=job.characters)
+                self._tokenizer_pool.add(run, priority=job.priority, now=run.accepted, characters=job.characters)
             except RuntimeError as error:  # the system allows no more threads
                 self.give_up(run, error)
         return run
 
-    def give_up(self, run: Run, error: BaseException) -> None:
+    def give_up(self, run: JobRun, error: BaseException) -> None:
         """Raise `error` in the code that waits for a job, and cancel what is not computed yet."""
         run.abandoned = True
         run.settle(error)
@@ -220,7 +220,7 @@ class Scoring:
         if run.pending is not None:
             run.pending.cancel(wait=False)
 
-    def _finish(self, run: Run) -> None:
+    def _finish(self, run: JobRun) -> None:
         """Settle a job whose logits are computed. Called in the event loop."""
         if run.abandoned:
             return
@@ -234,13 +234,13 @@ class Scoring:
 
     def close(self) -> None:
         """Wait for the jobs that are being computed, then free the model."""
-        self._tokenizing.close()  # first, because it passes jobs to `_ranking`
+        self._tokenizer_pool.close()  # first, because it passes jobs to `_ranking`
         self._ranking.shutdown()
         self.model.close()
 
     # -- in threads
 
-    def _prepare(self, run: Run) -> None:
+    def _prepare(self, run: JobRun) -> None:
         """Tokenize a job and submit it to the model."""
         try:
             run.began = perf_counter()
@@ -248,7 +248,7 @@ class Scoring:
         except BaseException as error:
             self._tell(run.settle, _as_refusal(error))
 
-    def _prepare_piece(self, run: Run) -> bool:
+    def _prepare_piece(self, run: JobRun) -> bool:
         """Tokenize the next piece of a job, and submit all to the model after the last piece. Tell whether no piece is left."""
         if run.abandoned:
             run.pieces = None
@@ -273,7 +273,7 @@ class Scoring:
             return self.model.encode(pairs, limits=job.limits)
         return self.model.count_windows(pairs, job.windows, limits=job.limits)
 
-    def _score(self, run: Run, text: Tokenized) -> None:
+    def _score(self, run: JobRun, text: Tokenized) -> None:
         """Submit the tokenized job to the model. Raises RequestError for a job that is too large."""
         run.text, run.tokenized = text, perf_counter()
         tokens = _tokens(text)
@@ -291,7 +291,7 @@ class Scoring:
             assert isinstance(text, EncodedPairs)
             self._submit(run, text)
 
-    def _submit(self, run: Run, encoded: EncodedPairs) -> None:
+    def _submit(self, run: JobRun, encoded: EncodedPairs) -> None:
         pending = self.model.submit(encoded, batch_size=self._settings.batch_size, priority=run.job.priority)
         run.pending = pending
         if run.abandoned:  # `give_up` was called during `submit`, when `pending` was not set yet
@@ -344,7 +344,7 @@ class Scoring:
         run.done = perf_counter()
         self._tell(run.settle, outcome)
 
-    def _ranked(self, run: Run) -> Outcome:
+    def _ranked(self, run: JobRun) -> Outcome:
         job, text = run.job, run.text
         assert text is not None
         tokens = {"encoded": text} if isinstance(text, EncodedPairs) else {"windows": job.windows, "limits": job.limits}
@@ -372,7 +372,7 @@ class Scoring:
             lost=0 if cut is None else int(cut.sum()),
         )
 
-    def _outcome(self, run: Run, logits: Floats) -> Outcome:
+    def _outcome(self, run: JobRun, logits: Floats) -> Outcome:
         """Return the outcome of a job without `exact` and `windows`. Raises BackendError for non-finite logits."""
         encoded, kind = run.text, run.job.scores
         assert isinstance(encoded, EncodedPairs)

@@ -1,4 +1,4 @@
-"""`Streams`: threads that compute the batches of requests in parallel; the requests take turns."""
+"""`CpuWorkers`: threads that compute the batches of requests in parallel, in the order of a `FairQueue`."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -6,15 +6,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias, TypeVar
 
 from ..hardware.cpus import CORES
+from .fair_queue import FairQueue, WaitingBatch, cancel
 from .pending import submitted
-from .turns import Turns, WaitingBatch, cancel
 
 T = TypeVar("T")
 CpuBatch: TypeAlias = WaitingBatch[Callable[[], int]]
 """A batch whose work computes it and returns its number of rows."""
 
 
-class Streams:
+class CpuWorkers:
     """`count` threads, each of which computes one batch at a time on `processors` processors. Any number of threads may submit.
 
     A thread first waits for its processors, and then takes the batch whose turn it is. So the order also holds while other
@@ -24,7 +24,7 @@ class Streams:
     def __init__(self, count: int, processors: int) -> None:
         self.processors = processors
         self._count = count
-        self._turns: Turns[Callable[[], int]] = Turns()
+        self._queue: FairQueue[Callable[[], int]] = FairQueue()
         self._executor = ThreadPoolExecutor(count, thread_name_prefix="crossrt")
         self._lock = threading.Lock()
         """Guards `_computing`, the number of calls of `_compute_batches` that have not ended."""
@@ -33,11 +33,11 @@ class Streams:
     @property
     def empty(self) -> bool:
         """Whether no batch waits."""
-        return self._turns.empty
+        return self._queue.empty
 
     def submit(self, batches: Sequence[CpuBatch], *, priority: int = 0) -> None:
         """Compute the batches of a request. If no thread can be started, cancels them and raises BackendError."""
-        self._turns.add(batches, priority=priority)
+        self._queue.add(batches, priority=priority)
         try:
             with self._lock:
                 for _ in range(min(self._count - self._computing, len(batches))):
@@ -53,7 +53,7 @@ class Streams:
 
     def close(self) -> None:
         """Cancel the batches that wait, and wait for those that are being computed."""
-        self._turns.cancel()
+        self._queue.cancel()
         self._executor.shutdown(cancel_futures=True)
 
     def _compute_batches(self) -> None:
@@ -61,7 +61,7 @@ class Streams:
         while True:
             if not self._compute_next():
                 with self._lock:
-                    if self._turns.empty:  # otherwise a request came just now, and `submit` relied on this call
+                    if self._queue.empty:  # otherwise a request came just now, and `submit` relied on this call
                         self._computing -= 1
                         return
 
@@ -69,8 +69,8 @@ class Streams:
         """Compute the next batch that waits; return False if none does. If it fails, cancel the rest of its request."""
         batch: CpuBatch | None = None
         try:
-            with CORES.taken(self.processors):
-                batch = self._turns.next()
+            with CORES.reserved(self.processors):
+                batch = self._queue.next()
                 if batch is None:
                     return False
                 rows = batch.work()

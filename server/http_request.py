@@ -1,4 +1,4 @@
-"""`Call`: one request, from its headers to its answer."""
+"""`HttpRequest`: one request, from its headers to its response."""
 
 import itertools
 import re
@@ -9,9 +9,9 @@ from typing import Any
 
 from .dialects.body import Body, Context
 from .dialects.job import Outcome
-from .dialects.request_error import KINDS, RequestError, either_error, object_error, tei_error
-from .http.answer import Answer, Headers
-from .models.scoring import Run
+from .dialects.request_error import ERROR_KINDS, RequestError, either_error, object_error, tei_error
+from .http.response import Headers, Response
+from .models.job_scorer import JobRun
 from .models.served_model import ServedModel
 from .routes import ScoringRoute
 
@@ -21,7 +21,7 @@ PATH_LOGGED, REASON_LOGGED = 200, 300
 _prefix, _numbers = token_hex(6), itertools.count(1)
 
 
-class Call:
+class HttpRequest:
     """What is known of a request so far."""
 
     __slots__ = ("body", "headers", "id", "model", "outcome", "path", "reason", "route", "run", "started", "status")
@@ -38,21 +38,21 @@ class Call:
         """Why the request was refused, for the log."""
         self.body: Body | None = None
         self.model: ServedModel | None = None
-        self.run: Run | None = None
+        self.run: JobRun | None = None
         self.outcome: Outcome | None = None
 
-    def seconds_left(self, most: float) -> float:
-        """Return the seconds that the request may still take: `most` from its start, or less with the header x-request-timeout.
+    def seconds_left(self, limit: float) -> float:
+        """Return the seconds that the request may still take: `limit` from its start, or less with the header x-request-timeout.
 
         Raises RequestError for a header that is not a positive number.
         """
         asked = self.headers.get(b"x-request-timeout")
         if asked is not None:
-            most = min(most, _seconds(asked))
-        return most - (perf_counter() - self.started)
+            limit = min(limit, _seconds(asked))
+        return limit - (perf_counter() - self.started)
 
-    def scored(self, outcome: Outcome, run: Run, model: ServedModel) -> Answer:
-        """Return the answer with the scores."""
+    def scored_response(self, outcome: Outcome, run: JobRun, model: ServedModel) -> Response:
+        """Return the response with the scores."""
         assert self.body is not None
         assert self.route is not None
         self.outcome, self.run = outcome, run
@@ -65,12 +65,14 @@ class Call:
             api_version=self.route.api_version,
         )
         headers = self._tei_headers(run, outcome, model) if self.body.tei else ()
-        return Answer(200, self.body.answer(outcome, context), headers=headers)
+        return Response(200, self.body.encode_response(outcome, context), headers=headers)
 
-    def refused(self, refusal: RequestError, tei_validation_status: int) -> Answer:
-        """Return the error answer, in the client's dialect as far as it is known."""
+    def error_response(self, refusal: RequestError, tei_validation_status: int) -> Response:
+        """Return the response for an error, in the client's dialect as far as it is known."""
         tei = self._is_tei(refusal)
-        self.status = tei_validation_status if tei and refusal.kind == "validation" else KINDS[refusal.kind].status
+        self.status = (
+            tei_validation_status if tei and refusal.kind == "validation" else ERROR_KINDS[refusal.kind].status
+        )
         self.reason = refusal.logged
         headers: Headers = []
         if refusal.allow is not None:
@@ -80,7 +82,7 @@ class Call:
         if refusal.kind == "unauthorized":
             headers.append((b"www-authenticate", b"Bearer"))
         body = either_error if tei is None else tei_error if tei else object_error
-        return Answer(self.status, body(refusal), headers=headers)
+        return Response(self.status, body(refusal), headers=headers)
 
     def _is_tei(self, refusal: RequestError) -> bool | None:
         """Tell whether the client's dialect is TEI's, or None if unknown.
@@ -121,7 +123,7 @@ class Call:
             fields["body"] = self.body
         return fields
 
-    def _tei_headers(self, run: Run, outcome: Outcome, model: ServedModel) -> Headers:
+    def _tei_headers(self, run: JobRun, outcome: Outcome, model: ServedModel) -> Headers:
         total = perf_counter() - self.started
         return [
             (b"x-compute-type", b"cpu" if model.model.device == "cpu" else b"gpu+optimized"),
