@@ -151,7 +151,8 @@ def _weights(path: Path) -> dict[str, Any]:
     odd = [name for name in tensors if not name.startswith(PREFIX)]
     if odd:
         raise CheckpointError(
-            f"{file} holds {first_five(odd)}, and peft's names begin with {PREFIX}; save the adapter with peft's save_pretrained()"
+            f"{file} holds {first_five(odd)}, and peft's names begin with {PREFIX}; "
+            "save the adapter with peft's save_pretrained()"
         )
     return tensors
 

@@ -40,12 +40,15 @@ def save_checked(model: onnx.ModelProto, path: Path) -> None:
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a model. Weights that are too large for protobuf go into `<path>_data` beside it.
 
-    transformers.js looks for the weights under that name. The folder is created if its parent exists.
+    transformers.js looks for the weights under that name. The folder is created if its parent exists. `model` may be used and
+    written again afterwards.
     """
     path.parent.mkdir(exist_ok=True)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size > EXTERNAL_DATA_ABOVE:
         onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}_data", size_threshold=1024)
+        # onnx has moved the weights from `model` to the file. Without this, `model` would need that file as long as it is used.
+        onnx.load_external_data_for_model(model, str(path.parent))
     else:
         onnx.save_model(model, path)
 

@@ -18,10 +18,13 @@ import onnx
 import onnxruntime
 
 from crossrt import Bundle, CrossEncoder
+from crossrt.calibration.calibration_set import CalibrationSet
+from crossrt.engine.bundle.manifest import ONNX_FILES
 from crossrt.engine.errors import BundleError, OptionError
+from crossrt.engine.precision import Precision
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
-from crossrt.export.graph.writer import graph_of
+from crossrt.export.graph.writer import graph_of, save
 
 pytestmark = pytest.mark.usefixtures("portable")
 
@@ -68,14 +71,37 @@ def test_the_last_layer_is_computed_for_the_first_token_alone(checkpoint: Path) 
 
 
 def test_weights_above_protobufs_limit_lie_beside_the_model(
+    checkpoint: Path, calibration: CalibrationSet, undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.export.graph.writer.EXTERNAL_DATA_ABOVE", 1000)
+    bundle, _ = export_bundle(
+        Checkpoint.read(checkpoint),
+        tmp_path / "bundle",
+        precisions=[Precision.FP16, Precision.INT8],
+        calibration=calibration,
+        keep_going=True,
+    )
+    names = {file.name for file in bundle.manifest.files}
+    for file in (ONNX_FILES[precision] for precision in ("fp32", "fp16", "int8")):
+        assert {file, f"{file}_data"} <= names
+    for precision in ("fp32", "int8"):
+        with CrossEncoder(bundle, precision=precision, backend="onnxruntime", allow_failed=True) as model:
+            assert np.isfinite(model.logits([("a", "b")])).all()
+
+
+def test_a_graph_is_the_same_after_it_was_written(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("crossrt.export.graph.writer.EXTERNAL_DATA_ABOVE", 1000)
-    bundle, (report,) = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle")
-    assert report
-    assert {file.name for file in bundle.manifest.files} >= {"onnx/model.onnx", "onnx/model.onnx_data"}
-    with CrossEncoder(bundle.path) as model:
-        assert np.isfinite(model.predict([("a", "b")])).all()
+    graph = graph_of(Checkpoint.read(checkpoint))
+
+    def weights() -> list[tuple[str, int, bytes]]:
+        return [(each.name, each.data_location, each.raw_data) for each in graph.graph.initializer]
+
+    before = weights()
+    save(graph, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx_data").is_file()
+    assert weights() == before
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(checkpoint: Path, tmp_path: Path, bundle: Path) -> None:
