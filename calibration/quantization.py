@@ -32,12 +32,6 @@ class Quantization:
     shift: Floats | None = None
     outlier_channels: tuple[int, ...] = ()
 
-    def activation(self, values: Floats) -> Floats:
-        """Return [tokens, channels] smoothed, shifted, and rounded to 8 bits, as the 8-bit product reads them."""
-        scale = np.float32(self.scale)
-        rounded: Floats = np.clip(np.rint(self.smoothed(values) / scale), -LEVELS - 1, LEVELS) * scale
-        return rounded
-
     def smoothed(self, values: Floats) -> Floats:
         """Return [tokens, channels] divided by `smoothing_factors`, minus `shift`, with 0 in the outlier channels."""
         smooth: Floats = (
@@ -48,6 +42,15 @@ class Quantization:
         if self.outlier_channels:
             smooth[:, list(self.outlier_channels)] = 0
         return smooth
+
+    def rounded(self, smoothed: Floats) -> Floats:
+        """Return the result of `smoothed` rounded to 8 bits and multiplied by the scale, as the 8-bit product reads it."""
+        scale = np.float32(self.scale)
+        rounded: Floats = smoothed / scale
+        np.rint(rounded, out=rounded)
+        np.clip(rounded, -LEVELS - 1, LEVELS, out=rounded)
+        rounded *= scale
+        return rounded
 
     def weight(self, weight: Floats, least_scale: float = 0.0) -> tuple[Int8s, Floats]:
         """Quantize a weight, float32 [out, in]. Return it as int8 [out, in], and its scales, float32 [out].
@@ -87,16 +90,6 @@ class Quantization:
             shift=widened(self.shift, 0),
             outlier_channels=tuple(places[list(self.outlier_channels)].tolist()),
         )
-
-    def product(self, values: Floats, weight: Floats) -> Floats:
-        """Return x W^T as the quantized graph computes it, float32 [tokens, out]."""
-        integers, scales = self.weight(weight)
-        result: Floats = self.activation(values) @ (integers.astype(np.float32) * scales[:, None]).T
-        if self.shift is not None:
-            result += self.bias(weight)
-        if self.outlier_channels:
-            result += values[:, list(self.outlier_channels)] @ weight[:, list(self.outlier_channels)].T
-        return result
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of calibration.int8.json."""

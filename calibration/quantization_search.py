@@ -1,7 +1,9 @@
 """`choose_quantization`: finds the quantization of a tensor that least changes the outputs of the layers that read it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -49,19 +51,39 @@ class TokenErrorMeasure:
 
     def __init__(self, stats: TensorStats, weights: Sequence[Floats]) -> None:
         self._rows = stats.rows[:ROWS]
-        self._layers = []
-        for weight in weights:
-            exact = self._rows @ weight.T
-            norm = (exact**2).sum(axis=1)
-            self._layers.append((weight, exact, norm + 0.1 * np.median(norm) + np.finfo(np.float32).tiny))
+        self._weight = np.concatenate(weights)
+        ends = np.cumsum([len(weight) for weight in weights]).tolist()
+        self._layers = [slice(end - len(weight), end) for end, weight in zip(ends, weights, strict=True)]
+        self._exact = self._rows @ self._weight.T
+        norms = self._squared_norms(self._exact)
+        self._norms = norms + 0.1 * np.median(norms, axis=1, keepdims=True) + np.finfo(np.float32).tiny
 
-    def __call__(self, quantization: Quantization) -> float:
-        """Return the mean over tokens and layers; 0 if the quantization is exact."""
-        errors = [
-            (((quantization.product(self._rows, weight) - exact) ** 2).sum(axis=1) / norm).mean()
-            for weight, exact, norm in self._layers
-        ]
-        return float(np.mean(errors))
+    def __call__(self, form: Quantization, scales: Sequence[float]) -> list[float]:
+        """Return the mean over tokens and layers for `form` with each of the `scales` in place of its own; 0 if it is exact.
+
+        The scale does not change the weights, so they are quantized once for all scales.
+        """
+        integers, scale = form.weight(self._weight)
+        weight = integers.astype(np.float32) * scale[:, None]
+        smoothed = form.smoothed(self._rows)
+        # What the product lacks besides the quantized activations: the shift, and the channels in floating point.
+        target = self._exact
+        if form.shift is not None:
+            target = target - weight @ form.shift
+        if form.outlier_channels:
+            channels = list(form.outlier_channels)
+            target = target - self._rows[:, channels] @ self._weight[:, channels].T
+        errors = []
+        for each in scales:
+            difference = replace(form, scale=each).rounded(smoothed) @ weight.T
+            difference -= target
+            errors.append(float((self._squared_norms(difference) / self._norms).mean()))
+        return errors
+
+    def _squared_norms(self, outputs: Floats) -> Floats:
+        """Return the squared norm of each layer's part of `outputs` [tokens, outputs of all layers], as [layers, tokens]."""
+        parts = [outputs[:, layer] for layer in self._layers]
+        return np.stack([np.einsum("ij,ij->i", part, part) for part in parts])
 
 
 def _least_token_error(stats: TensorStats, weights: Sequence[Floats], recipe: Recipe) -> Quantization:
@@ -71,40 +93,36 @@ def _least_token_error(stats: TensorStats, weights: Sequence[Floats], recipe: Re
     alphas = ALPHAS if recipe.smoothing is None else (recipe.smoothing,)
     # From the cheapest form to the most expensive: smoothing and a shift add one operator each, kept channels add three.
     for outliers, shifted, smoothed in product(OUTLIER_COUNTS, (False, True), (False, True)):
-        errors = {
-            candidate: error(candidate)
-            for candidate in _candidates(stats, weights, [a for a in alphas if bool(a) == smoothed], outliers, shifted)
-        }
-        if not errors:
+        tried: list[tuple[float, Quantization]] = []
+        for alpha in (alpha for alpha in alphas if bool(alpha) == smoothed):
+            form = _form(stats, weights, alpha, outliers, shifted)
+            scales = [float(np.float32(form.scale * shrink)) for shrink in RANGE_FRACTIONS]
+            tried += zip(error(form, scales), (replace(form, scale=scale) for scale in scales), strict=True)
+        if not tried:
             continue
-        candidate = min(errors, key=errors.__getitem__)
-        if best is None or errors[candidate] < REQUIRED_GAIN * least:
-            best, least = candidate, errors[candidate]
+        smallest, candidate = min(tried, key=itemgetter(0))
+        if best is None or smallest < REQUIRED_GAIN * least:
+            best, least = candidate, smallest
     assert best is not None
     return best
 
 
-def _candidates(
-    stats: TensorStats, weights: Sequence[Floats], alphas: Sequence[float], outliers: int, shifted: bool
-) -> Iterator[Quantization]:
+def _form(stats: TensorStats, weights: Sequence[Floats], alpha: float, outliers: int, shifted: bool) -> Quantization:
+    """Return the quantization with the full range and SmoothQuant's `alpha`.
+
+    As many channels as `outliers`, those with the largest ranges, stay in floating point.
+    """
     reach = (stats.high - stats.low) / np.float32(2) if shifted else stats.magnitude
     channels = tuple(sorted(np.argsort(-reach, kind="stable")[:outliers].tolist()))
     quantized = np.ones(len(reach), dtype=bool)
     quantized[list(channels)] = False
-    for alpha in alphas:
-        smoothing = _smoothing(reach, weights, alpha)
-        smooth = reach if smoothing is None else reach / smoothing
-        shift = None
-        if shifted:
-            middle = (stats.high + stats.low) / np.float32(2)
-            shift = middle if smoothing is None else middle / smoothing
-        for shrink in RANGE_FRACTIONS:
-            yield _scaled(
-                smooth[quantized] * np.float32(shrink),
-                smoothing_factors=smoothing,
-                shift=shift,
-                outlier_channels=channels,
-            )
+    smoothing = _smoothing(reach, weights, alpha)
+    smooth = reach if smoothing is None else reach / smoothing
+    shift = None
+    if shifted:
+        middle = (stats.high + stats.low) / np.float32(2)
+        shift = middle if smoothing is None else middle / smoothing
+    return _scaled(smooth[quantized], smoothing_factors=smoothing, shift=shift, outlier_channels=channels)
 
 
 def _smoothing(reach: Floats, weights: Sequence[Floats], alpha: float) -> Floats | None:

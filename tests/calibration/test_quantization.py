@@ -13,6 +13,7 @@ from crossrt.calibration.ranges import LEVELS
 from crossrt.calibration.recipe import Recipe
 from crossrt.calibration.tensor_stats import TensorStats
 from crossrt.engine.errors import OptionError
+from tests.calibration.quantized_product import quantized_product
 
 
 def activation(*, outlier: float = 1.0, channels: int = 24, seed: int = 0) -> TensorStats:
@@ -27,7 +28,7 @@ def weight(*, outputs: int = 16, channels: int = 24, seed: int = 1) -> np.ndarra
 
 def test_integers_are_exact_and_what_lies_outside_is_clipped() -> None:
     values = np.array([[-3.0, 0.0, 127.0, 400.0, -400.0]], dtype=np.float32)
-    np.testing.assert_array_equal(Quantization(scale=1.0).activation(values), [[-3, 0, 127, 127, -128]])
+    np.testing.assert_array_equal(Quantization(scale=1.0).rounded(values), [[-3, 0, 127, 127, -128]])
 
 
 @given(seed=st.integers(0, 1000), smooth=st.booleans(), moved=st.booleans(), kept=st.sampled_from([(), (0,), (1, 5)]))
@@ -43,7 +44,7 @@ def test_smoothing_shift_and_kept_channels_change_nothing_but_the_rounding(
     quantization = Quantization(scale=10 / LEVELS, smoothing_factors=smoothing, shift=shift, outlier_channels=kept)
     exact = rows @ matrix.T
     step = 10 / LEVELS * np.abs(matrix * (1 if smoothing is None else smoothing)).sum(axis=1).max()
-    assert np.abs(quantization.product(rows, matrix) - exact).max() < step
+    assert np.abs(quantized_product(quantization, rows, matrix) - exact).max() < step
 
 
 def test_weights_have_a_scale_for_each_output_and_zeros_for_kept_channels() -> None:
@@ -67,7 +68,7 @@ def test_an_outlying_channel_is_smoothed_or_kept_by_token_and_not_by_minmax() ->
     assert plain.outlier_channels == ()
     assert found.smoothing_factors is not None or 3 in found.outlier_channels
     error = TokenErrorMeasure(seen, [matrix])
-    assert error(found) < error(plain) / 10
+    assert error(found, [found.scale])[0] < error(plain, [plain.scale])[0] / 10
 
 
 def test_a_tensor_of_one_sign_is_shifted_to_use_both() -> None:
@@ -93,8 +94,31 @@ def test_the_error_of_a_token_counts_by_its_own_norm() -> None:
     seen, matrix = activation(), weight()
     loud = replace(seen, rows=np.concatenate([seen.rows, seen.rows[:1] * 1000]))
     quantization = Quantization(scale=4 / LEVELS)
-    quiet, with_loud = (TokenErrorMeasure(one, [matrix])(quantization) for one in (seen, loud))
+    quiet, with_loud = (TokenErrorMeasure(one, [matrix])(quantization, [4 / LEVELS])[0] for one in (seen, loud))
     assert with_loud < quiet + 2 / len(loud.rows), "one clipped token of 601 cannot weigh more than itself"
+
+
+@pytest.mark.parametrize("kept", [(), (1, 5)])
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_error_is_that_of_the_products_of_all_layers(smooth: bool, shifted: bool, kept: tuple[int, ...]) -> None:
+    seen, matrices = activation(), [weight(), weight(outputs=7, seed=2)]
+    form = Quantization(
+        scale=1.0,
+        smoothing_factors=np.linspace(0.5, 2, 24).astype(np.float32) if smooth else None,
+        shift=np.linspace(-0.4, 0.7, 24).astype(np.float32) if shifted else None,
+        outlier_channels=kept,
+    )
+    expected = []
+    for scale in (4 / LEVELS, 2 / LEVELS):
+        errors = []
+        for matrix in matrices:
+            exact = seen.rows @ matrix.T
+            norms = (exact**2).sum(axis=1)
+            found = quantized_product(replace(form, scale=scale), seen.rows, matrix)
+            errors.append((((found - exact) ** 2).sum(axis=1) / (norms + 0.1 * np.median(norms))).mean())
+        expected.append(np.mean(errors))
+    assert TokenErrorMeasure(seen, matrices)(form, [4 / LEVELS, 2 / LEVELS]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_given_smoothing_is_taken() -> None:

@@ -48,6 +48,7 @@ from crossrt.export.precision.tolerance import TOLERANCE
 from crossrt.export.steps.context import ExportContext
 from crossrt.export.steps.step import StepResult
 from crossrt.export.tensorrt import engines
+from tests.calibration.quantized_product import quantized_product
 from tests.export.tensorrt.simulated_machine import install_simulated_machine
 
 DEMO = Path(__file__).resolve().parents[3] / "demo"
@@ -261,7 +262,7 @@ def test_the_graph_computes_what_the_search_compared(
     graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     session, batch = session_of(graph), some_batch()
     before, after = (array.reshape(-1, array.shape[-1]) for array in session.run(names, feeds_of(session, batch)))
-    expected = quantization.product(before, read.tensor("layer.0.intermediate.weight"))
+    expected = quantized_product(quantization, before, read.tensor("layer.0.intermediate.weight"))
     np.testing.assert_allclose(after, expected + read.tensor("layer.0.intermediate.bias"), atol=2e-5)
     exact = before @ read.tensor("layer.0.intermediate.weight").T + read.tensor("layer.0.intermediate.bias")
     assert np.abs(after - exact).max() > 1e-3, "8 bits leave a trace"
