@@ -17,7 +17,7 @@ from ...engine.process.telemetry import telemetry_off
 from .files import first_five, first_line, read_json, shown
 from .heads import head_of
 from .unsupported import naming_alternatives, unsupported_error
-from .weights import BUFFERS, WEIGHTS, check_not_quantised, read_file, read_tensors, unwrapped
+from .weights import BUFFERS, WEIGHTS, check_not_quantized, read_file, read_tensors, unwrapped
 
 BY_HAND = (
     "merge it where it was trained, with peft's merge_and_unload() and save_pretrained(), and give the directory of the "
@@ -78,7 +78,7 @@ def merged(path: Path) -> Merged:
 
     The base model is the one that adapter_config.json names: a directory, or a hub id, which is fetched. The tokenizer is the
     adapter's or else the base model's. Raises CheckpointError if peft is not installed, for adapters other than LoRA, for a base
-    model that is not found or is quantised, and if a tensor would keep random values.
+    model that is not found or is quantized, and if a tensor would keep random values.
     """
     config = read_json(path / ADAPTER_CONFIG)
     kind = config.get("peft_type")
@@ -207,7 +207,7 @@ def _merge(
         with naming_alternatives(path, fields, names):
             raise unsupported_error(path, fields, names)
     stored = unwrapped(read_tensors(base), base)
-    check_not_quantised(base, fields, stored)
+    check_not_quantized(base, fields, stored)
     model, loading = type(empty).from_pretrained(
         None,
         config=settings,

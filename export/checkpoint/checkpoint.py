@@ -28,7 +28,7 @@ from .modules import dense_head_of
 from .settings import Settings
 from .tensor_names import check_tensors, tensor_names
 from .unsupported import naming_alternatives, resembles_supported, unsupported_error
-from .weights import BUFFERS, check_not_quantised, read_tensors, unwrapped
+from .weights import BUFFERS, check_not_quantized, read_tensors, unwrapped
 
 LABELS = ("num_labels", "id2label", "label2id")
 """Fields of config.json about the labels of the model's own head. They are ignored if Dense modules replace that head."""
@@ -109,7 +109,7 @@ class Checkpoint:
     ) -> "Checkpoint":
         """Make a checkpoint from config.json and the tensors as stored."""
         tensors = unwrapped(stored, path)
-        check_not_quantised(path, config, tensors)
+        check_not_quantized(path, config, tensors)
         wrapped = tensors.keys() != stored.keys()
         dense = dense_head_of(path, config, tensors)
         if dense is not None:

@@ -160,7 +160,7 @@ def _without_wrapped_parts(name: str) -> str:
     return name
 
 
-def check_not_quantised(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+def check_not_quantized(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
     """Raise CheckpointError for weights that are already quantized, because the lost precision cannot be restored."""
     quantization = config.get("quantization_config")
     integers = [
@@ -176,7 +176,7 @@ def check_not_quantised(path: Path, config: Mapping[str, Any], tensors: Mapping[
     else:
         return
     raise CheckpointError(
-        f"{path}: {found}, so the model is quantised already; give the original FP32 or FP16 checkpoint"
+        f"{path}: {found}, so the model is quantized already; give the original FP32 or FP16 checkpoint"
     )
 
 

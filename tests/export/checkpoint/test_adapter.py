@@ -266,13 +266,13 @@ def test_pissa_is_merged_into_what_it_left_of_the_base_model(base: Path) -> None
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda held: held["classifier.weight"].to(torch.int8), "classifier.weight is int8, so the model is quantised"),
-        (lambda held: held["classifier.weight"].to(torch.float8_e4m3fn), "is float8_e4m3fn, so the model is quantised"),
-        (None, r"config\.json has a quantization_config \(bitsandbytes\), so the model is quantised already"),
+        (lambda held: held["classifier.weight"].to(torch.int8), "classifier.weight is int8, so the model is quantized"),
+        (lambda held: held["classifier.weight"].to(torch.float8_e4m3fn), "is float8_e4m3fn, so the model is quantized"),
+        (None, r"config\.json has a quantization_config \(bitsandbytes\), so the model is quantized already"),
     ],
     ids=["int8", "float8", "bitsandbytes"],
 )
-def test_a_quantised_base_model_is_refused(edit: Any, said: str, base: Path, adapter: Path) -> None:
+def test_a_quantized_base_model_is_refused(edit: Any, said: str, base: Path, adapter: Path) -> None:
     if edit is None:
         fields = json.loads((base / "config.json").read_text())
         fields["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}

@@ -893,7 +893,7 @@ TABLE = [
         "weights in FP8",
         "bert",
         tensors(lambda held: {name: one.to(torch.float8_e4m3fn) for name, one in held.items()}),
-        "quantised already",
+        "quantized already",
     ),
     Row("config.json is a list", "bert", file("config.json", "[]"), "holds a list, not an object"),
     Row("config.json is deep", "bert", file("config.json", _deep()), "is not JSON that can be read"),

@@ -223,7 +223,7 @@ def test_a_saved_default_prompt_is_applied_where_sentence_transformers_reads_it(
 
 
 @pytest.fixture(scope="module")
-def quantised(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quantized(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the model with its matrices in 8 bits, behind DequantizeLinear."""
     model = onnx.load(bundle / "onnx/model.onnx")
     nodes = []
@@ -237,20 +237,20 @@ def quantised(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     nodes += model.graph.node
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    path = tmp_path_factory.mktemp("quantised") / "model_quantized.onnx"
+    path = tmp_path_factory.mktemp("quantized") / "model_quantized.onnx"
     onnx.save(model, path)
     return path
 
 
-def test_a_quantised_file_named_model_onnx_is_int8_and_never_runs_unasked(
+def test_a_quantized_file_named_model_onnx_is_int8_and_never_runs_unasked(
     exported: Path,
-    quantised: Path,
+    quantized: Path,
     tmp_path: Path,
     pairs: list[tuple[str, str]],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shutil.copyfile(quantised, exported / "onnx/model.onnx")
+    shutil.copyfile(quantized, exported / "onnx/model.onnx")
     made = bundle_from_onnx(exported, tmp_path / "bundle")
     assert {name: model.file for name, model in made.manifest.models.items()} == {"int8": ONNX_FILES["int8"]}
     for unasked in (None, "fp32"):
@@ -310,9 +310,9 @@ def half(exported: Path) -> Path:
 
 
 def test_onnx_file_chooses_among_a_directorys_files(
-    half: Path, quantised: Path, tmp_path: Path, pairs: list[tuple[str, str]]
+    half: Path, quantized: Path, tmp_path: Path, pairs: list[tuple[str, str]]
 ) -> None:
-    shutil.copyfile(quantised, half / "onnx/model_quantized.onnx")
+    shutil.copyfile(quantized, half / "onnx/model_quantized.onnx")
     wanted = {
         "onnx/model.onnx": "fp32",
         "model_fp16.onnx": "fp16",
@@ -613,10 +613,10 @@ def one_row(graph: Any) -> None:
     ids=["mask ignored", "no mask", "one pair", "one row", "five tokens", "sixteen tokens"],
 )
 def test_a_graph_that_scores_only_the_shape_it_was_traced_with_is_refused(
-    exported: Path, quantised: Path, tmp_path: Path, change: Callable[[Any], None], said: str, precision: str
+    exported: Path, quantized: Path, tmp_path: Path, change: Callable[[Any], None], said: str, precision: str
 ) -> None:
     if precision == "int8":
-        shutil.copyfile(quantised, exported / "onnx/model.onnx")
+        shutil.copyfile(quantized, exported / "onnx/model.onnx")
     changed(exported, change)
     with pytest.raises(CheckpointError, match=said):
         bundle_from_onnx(exported, tmp_path / "bundle")

@@ -609,13 +609,13 @@ def test_a_tensor_that_never_changes_is_named(tmp_path: Path, calibration: Calib
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-def test_a_quantised_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_quantized_checkpoint_is_refused(tmp_path: Path) -> None:
     shutil.copytree(DEMO / "checkpoint", tmp_path / "c")
     tensors = safetensors.torch.load_file(tmp_path / "c/model.safetensors")
     name = "bert.encoder.layer.0.intermediate.dense.weight"
     tensors[name] = (tensors[name] * 100).to(torch.int8)
     safetensors.torch.save_file(tensors, tmp_path / "c/model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=f"{name} is int8.*quantised already.*original"):
+    with pytest.raises(CheckpointError, match=f"{name} is int8.*quantized already.*original"):
         Checkpoint.read(tmp_path / "c")
     shutil.copy(DEMO / "checkpoint/model.safetensors", tmp_path / "c")
     fields = json.loads((tmp_path / "c/config.json").read_text())

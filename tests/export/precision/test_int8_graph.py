@@ -285,7 +285,7 @@ def test_a_product_that_only_looks_like_8_bits_is_counted_as_floating(checkpoint
     read, batch = Checkpoint.read(checkpoint), some_batch()
     graph = graph_of(read, held_in_8_bits(read, Recipe(parts="ffn")))
     before = counted_multiply_adds(graph, batch)
-    # A second reader of the dequantised tensor: the file says as much of 8 bits as before, ONNX Runtime thinks otherwise.
+    # A second reader of the dequantized tensor: the file says as much of 8 bits as before, ONNX Runtime thinks otherwise.
     graph.graph.node.append(helper.make_node("Neg", ["layer.0.intermediate.dequantized"], ["negative"]))
     graph.graph.output.append(helper.make_tensor_value_info("negative", TensorProto.FLOAT, None))
     after = counted_multiply_adds(graph, batch)
