@@ -4,7 +4,6 @@ These libraries find the models under `onnx/`, the tokenizer in tokenizer.json, 
 does not read them.
 """
 
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,8 +86,9 @@ def _external_data(folder: Path) -> dict[str, bool | int]:
     """
     large: dict[str, bool | int] = {}
     for path in sorted(folder.glob("*.onnx_data")):
-        more = itertools.takewhile(lambda number: (folder / f"{path.name}_{number}").is_file(), itertools.count(1))
-        count = 1 + sum(1 for _ in more)
+        count = 1
+        while (folder / f"{path.name}_{count}").is_file():
+            count += 1
         large[path.name.removesuffix("_data")] = True if count == 1 else count
     return large
 

@@ -731,9 +731,7 @@ def test_weights_of_a_repositorys_model_are_downloaded_and_are_in_the_key_of_the
 ) -> None:
     """PyTorch's exporter writes `model.onnx.data`."""
     model = onnx.load(exported / "onnx/model.onnx")
-    onnx.save_model(
-        model, exported / "onnx/model.onnx", save_as_external_data=True, location=weights, size_threshold=0
-    )
+    onnx.save_model(model, exported / "onnx/model.onnx", save_as_external_data=True, location=weights, size_threshold=0)
     hub(exported)
     directory, _ = sources.fetched_checkpoint("a/b", onnx=True)
     assert (directory / "onnx" / weights).is_file()

@@ -128,9 +128,7 @@ def test_an_altered_file_is_not_copied(bundle: Path, tmp_path: Path, onnxruntime
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_weights_beside_a_graph_come_along_under_any_name(
-    bundle: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_beside_a_graph_come_along_under_any_name(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     source = Path(shutil.copytree(checkpoint, tmp_path / "source"))
     model = onnx.load(bundle / "onnx/model.onnx")
@@ -153,17 +151,6 @@ def test_options_of_the_other_backend_are_refused(
     for option in ("--link", "--backend=native", "--max-length=20", "--relevant-label=0", "--trust-engines"):
         assert run(bundle, tmp_path, "--onnxruntime", option) == 2
         assert "--onnxruntime has a copy of the graph" in capsys.readouterr().err
-
-
-def test_weights_beside_a_graph_come_along_under_any_name(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    source = Path(shutil.copytree(checkpoint, tmp_path / "source"))
-    model = onnx.load(bundle / "onnx/model.onnx")
-    onnx.save_model(model, source / "model.onnx", save_as_external_data=True, location="weights.bin")
-    made = bundle_from_onnx(source, tmp_path / "bundle")
-    written = write_onnxruntime_model(made, tmp_path / "models", "m", Instances())
-    assert files(written) == ["1/model.onnx", "1/weights.bin", "config.pbtxt"]
-    assert (written / "1/weights.bin").read_bytes() == (source / "weights.bin").read_bytes()
 
 
 def test_a_graph_has_no_bf16(bundle: Path, tmp_path: Path) -> None:
