@@ -4,7 +4,10 @@ import io
 import logging
 import os
 import queue
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from ..bundle.bundle import Bundle
 from ..bundle.compiled import CompiledModels
 from ..closable import CLOSED
 from ..errors import BackendError, BundleError
+from ..files.cache import cache_folder
+from ..files.publish import link_or_copy
 from ..hardware.cpus import processor
 from ..precision import Precision
 from ..process.openvino_bindings import PROCESS, openvino
@@ -27,6 +32,9 @@ KERNELS = 1500
 """Compiled kernels of one kind that OpenVINO caches per stream. The cache holds the kernels for all shapes that `plan_batches`
 makes, so memory stops growing once each shape was computed. A smaller cache evicts kernels and compiles them again, which costs
 time and memory: see docs/decisions/0009."""
+
+LINKED = "linked"
+"""The folder for hard links to models that are being opened, in the user's cache."""
 
 
 class OpenVinoSession(PaddedSession):
@@ -142,7 +150,8 @@ def _compiled(
         except RuntimeError as error:
             logger.warning("OpenVINO cannot open what it compiled of %s (%s), and compiles it again", path, error)
     try:
-        compiled = core.compile_model(core.read_model(path), "CPU", properties)
+        with _without_links(bundle, path) as file:
+            compiled = core.compile_model(core.read_model(file), "CPU", properties)
     except Exception as error:  # OpenVINO raises bare RuntimeError, for files and for properties
         raise BundleError(
             f"{path} cannot be opened by OpenVINO {openvino.__version__} ({error}); "
@@ -154,3 +163,26 @@ def _compiled(
         compiled.export_model(content)
         cache.store(key, content.getbuffer())
     return compiled, None
+
+
+@contextmanager
+def _without_links(bundle: Bundle, path: Path) -> Iterator[Path]:
+    """Yield an ONNX file whose weights OpenVINO reads: `path`, or a copy of it that exists until the block ends.
+
+    OpenVINO refuses weights beside a model that are a symbolic link to another folder, as all files in the hub's cache are.
+    """
+    name = bundle.name_of(path)
+    files = bundle.model_files(name)
+    if not any((bundle.folder / each).is_symlink() for each in files):
+        yield path
+        return
+    cache = cache_folder(LINKED)
+    if cache is not None:  # in most homes on the same disk as the hub's cache, so that hard links need no space
+        with suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+    usable = cache is not None and os.access(cache, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=cache if usable else None, ignore_cleanup_errors=True) as folder:
+        for each in files:
+            (Path(folder) / each).parent.mkdir(exist_ok=True)
+            link_or_copy(bundle.folder / each, Path(folder) / each)
+        yield Path(folder) / name

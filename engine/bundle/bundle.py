@@ -175,13 +175,17 @@ class Bundle:
         raise BundleError(f"{self.path / MANIFEST} does not list {name}; export the bundle again")
 
     def model_sha256(self, file: str) -> dict[str, str]:
-        """Return the content sha256, by name, of an ONNX file and of all files that may hold its external weights."""
+        """Return the content sha256, by name, of the files that `model_files` returns."""
+        return {name: content_sha256(self.folder / name) for name in self.model_files(file)}
+
+    def model_files(self, file: str) -> tuple[str, ...]:
+        """Return the names of an ONNX file and of all files that may hold its external weights, which may have any name."""
         models = self.manifest.models.values()
         others = {name for model in models for name in model.files} | {each.file for each in self.manifest.engines}
         others -= {file}
         beside = {f"{name}{ending}" for name in others for ending in (".data", "_data")}
         names = [each.name for each in self.manifest.files if not each.name.endswith((".json", ".svg"))]
-        return {name: content_sha256(self.folder / name) for name in names if name not in others | beside}
+        return tuple(name for name in names if name not in others | beside)
 
     def name_of(self, path: Path) -> str:
         """Return the manifest's name of a file of the bundle."""

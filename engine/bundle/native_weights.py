@@ -384,7 +384,7 @@ def write(file: BinaryIO, dims: ModelDims, arrays: Mapping[str, npt.NDArray[Any]
     for name, dtype, shape in dims.tensors():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} is {list(arrays[name].shape)}, expected {list(shape)}")
-        file.write(np.ascontiguousarray(arrays[name], dtype=DTYPES[dtype]).tobytes())
+        file.write(np.ascontiguousarray(arrays[name], dtype=DTYPES[dtype]).data)
 
 
 def _dims_of(path: Path, metadata: Any) -> ModelDims:

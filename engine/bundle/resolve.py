@@ -45,7 +45,10 @@ CHECKPOINT_FILES = (
     *(f"[0-9]*_{module}/{name}" for module in ("Dense", "LayerNorm") for name in MODULE_FILES),
 )
 """Files that an export reads: they are downloaded, and they are part of the cache's key."""
-ONNX_FILES = ("onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data")
+WEIGHTS_OF_ONNX = ("_data*", ".data*")
+"""Endings that the name of an ONNX file gets in the names of the files with its external weights: those of Optimum,
+transformers.js, which divides large ones, and PyTorch."""
+ONNX_FILES = tuple(f"{name}{end}" for name in ("onnx/model.onnx", "model.onnx") for end in ("", *WEIGHTS_OF_ONNX))
 EXPORTS = 5
 """Part of the cache's key. Increase it when a change to the export changes scores, so that cached bundles are made again, even
 between two releases."""
@@ -139,7 +142,7 @@ def fetched_checkpoint(
     wanted = list(ONNX_FILES) if onnx or not can_export() else []
     chosen = [] if onnx_file is None else [onnx_file, f"onnx/{onnx_file}"]
     if chosen:  # with the files that may hold its external weights
-        wanted = [f"{name}{end}" for name in chosen for end in ("", "_data*", ".data*")]
+        wanted = [f"{name}{end}" for name in chosen for end in ("", *WEIGHTS_OF_ONNX)]
     try:
         directory = fetched([*CHECKPOINT_FILES, *wanted], revision)
         if (manifest := directory / MANIFEST).is_file():

@@ -2,6 +2,7 @@
 
 bundles/     bundles exported from checkpoints and hub ids, by the checkpoint's content
 compiled/    models compiled by OpenVINO
+linked/      links to models while OpenVINO opens them
 kernels/     CUDA kernels compiled for a GPU
 engines/     TensorRT engines built on this machine
 timings/     TensorRT's timing caches

@@ -119,6 +119,15 @@ def replaced(target: Path) -> Iterator[IO[bytes]]:
         partial.replace(target)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it if that fails. If `source` is a symbolic link, `target` is the file that it points to."""
+    source = source.resolve()  # os.link does not follow the link on Linux, and a relative link would point elsewhere
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
 def check_target(target: Path, *, force: bool) -> None:
     """Raise BundleError if a bundle cannot be published at `target`. Called before a long export, and again at its end."""
     target = _followed(target)

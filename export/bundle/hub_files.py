@@ -59,9 +59,9 @@ def write_hub_files(
         "sentence_transformers": {**(fields.get("sentence_transformers") or {}), "activation_fn": activation},
         "sbert_ce_default_activation_function": activation,  # read by sentence-transformers before 4
     }
-    if large := sorted(path.name.removesuffix("_data") for path in (directory / "onnx").glob("*.onnx_data")):
+    if large := _external_data(directory / "onnx"):
         own = fields.get("transformers.js_config") or {}
-        fields["transformers.js_config"] = {**own, "use_external_data_format": dict.fromkeys(large, True)}
+        fields["transformers.js_config"] = {**own, "use_external_data_format": large}
     _write(directory / CONFIG, fields)
     _write(
         directory / TOKENIZER_CONFIG,
@@ -77,6 +77,20 @@ def write_hub_files(
         if len(modules_of(source) or ()) > 1:  # the ONNX model contains all of them
             _write(directory / "modules.json", ONE_MODULE)
             _write(directory / "sentence_bert_config.json", WITH_HEAD)
+
+
+def _external_data(folder: Path) -> dict[str, bool | int]:
+    """Return transformers.js's setting for graphs whose weights are beside them, by the graph's name.
+
+    It is true for `model.onnx_data`, or the number of files if more than one: `model.onnx_data`, `model.onnx_data_1`, ...
+    """
+    large: dict[str, bool | int] = {}
+    for path in sorted(folder.glob("*.onnx_data")):
+        count = 1
+        while (folder / f"{path.name}_{count}").is_file():
+            count += 1
+        large[path.name.removesuffix("_data")] = True if count == 1 else count
+    return large
 
 
 def _tokenizer_config(

@@ -108,6 +108,11 @@ def bundle_from_onnx(
     if read.with_nan is not None:
         raise CheckpointError(f"{model}: the tensor {read.with_nan!r} holds NaN; the training or the export went wrong")
     precision = read.precision.value
+    name = Path(ONNX_FILES[precision]).name
+    if name in read.external:
+        raise CheckpointError(
+            f"{model} has weights in {name}, which is the model's name in a bundle; save it with its weights in another file"
+        )
     session = session_of(model)
     inputs = inputs_of(model, session)
     tokenizer = TokenizerFiles.read(directory, config)

@@ -47,4 +47,7 @@ def onnx_by_optimum(checkpoint: Checkpoint, path: Path) -> None:
                 f"Optimum could not export {checkpoint.path}: {type(error).__name__}: {error}"
             ) from error
         path.parent.mkdir(exist_ok=True)
-        shutil.move(Path(directory) / "model.onnx", path)
+        # Weights that protobuf cannot hold are in a file beside the model, under the name that the model has for them.
+        for file in (path.name, f"{path.name}_data"):
+            if (Path(directory) / file).is_file():
+                shutil.move(Path(directory) / file, path.parent / file)

@@ -1,6 +1,6 @@
 """`TypedGraph`: the nodes and initializers of an ONNX graph, which get their types when they are added."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,3 +86,10 @@ class TypedGraph:
         if name in self._constants and name not in self._written:
             self._written.add(name)
             self.initializers.append(numpy_helper.from_array(self._constants[name], name))
+
+    def taken_initializers(self) -> Iterator[onnx.TensorProto]:
+        """Yield the initializers in the order of their first use, and remove them and all constants, to free their memory."""
+        self._constants.clear()
+        self.initializers.reverse()
+        while self.initializers:
+            yield self.initializers.pop()

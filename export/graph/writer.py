@@ -5,6 +5,7 @@ plain operators and readable names, computes the attention mask once, and does n
 docs/decisions/0004 compares this with PyTorch's exporters. The parity check compares every export with transformers' own model.
 """
 
+import shutil
 from pathlib import Path
 
 import onnx
@@ -47,6 +48,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size > EXTERNAL_DATA_ABOVE:
         onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}_data", size_threshold=1024)
+        shutil.copymode(path, path.with_name(f"{path.name}_data"))  # onnx makes it readable by its owner alone
         # onnx has moved the weights from `model` to the file. Without this, `model` would need that file as long as it is used.
         onnx.load_external_data_for_model(model, str(path.parent))
     else:
@@ -64,10 +66,9 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
         "cross_encoder",
         [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in inputs],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", checkpoint.labels])],
-        graph.initializers,
     )
     opset = OPSET_WITH_FP16_SCALES if numerics.fp16 and numerics.quantized else OPSET
-    return helper.make_model(
+    model = helper.make_model(
         proto,
         opset_imports=[
             helper.make_opsetid("", opset),
@@ -76,3 +77,7 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
         ir_version=IR_VERSIONS[opset],
         producer_name="crossrt",
     )
+    # Each of these functions copies what it is given. So the weights are added last, and one by one.
+    for tensor in graph.taken_initializers():
+        model.graph.initializer.append(tensor)
+    return model

@@ -1,9 +1,7 @@
 """`EngineBuilder`: builds TensorRT engines of a bundle, checks them and publishes them."""
 
 import dataclasses
-import os
 import re
-import shutil
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from ...engine.bundle.manifest import MANIFEST
 from ...engine.bundle.profiles import Profile
 from ...engine.errors import BackendError, BundleError, ParityError
 from ...engine.files.digests import content_sha256
-from ...engine.files.publish import published_directory
+from ...engine.files.publish import link_or_copy, published_directory
 from ...engine.hardware.gpus import Gpu
 from ...engine.precision import Precision
 from ..bundle.manifest import write_manifest
@@ -173,10 +171,7 @@ def _link(source: Path, target: Path, left_out: Collection[str]) -> None:
             continue
         copy = target / name
         copy.parent.mkdir(exist_ok=True)
-        try:
-            os.link(path, copy)
-        except OSError:
-            shutil.copy(path, copy)
+        link_or_copy(path, copy)
 
 
 def slug(name: str) -> str:

@@ -122,5 +122,5 @@ def _copy(bundle: Bundle, name: str, target: Path) -> None:
 
 def _weights_of(bundle: Bundle, graph: Path) -> list[str]:
     """Return the files beside a graph that hold its weights. A graph larger than protobuf allows has such files."""
-    name = bundle.name_of(graph)
-    return [file.name for file in bundle.manifest.files if file.name in (f"{name}_data", f"{name}.data")]
+    files = bundle.model_files(bundle.name_of(graph))
+    return [name for name in files if (bundle.folder / name).parent == graph.parent and bundle.folder / name != graph]

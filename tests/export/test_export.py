@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -102,6 +103,33 @@ def test_a_graph_is_the_same_after_it_was_written(
     save(graph, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx_data").is_file()
     assert weights() == before
+
+
+def test_weights_beside_a_graph_can_be_read_by_whoever_can_read_the_graph(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrt.export.graph.writer.EXTERNAL_DATA_ABOVE", 1000)
+    save(graph_of(Checkpoint.read(checkpoint)), tmp_path / "model.onnx")
+    (tmp_path / "other").touch()
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("model.onnx", "model.onnx_data", "other"), modes["other"])
+
+
+def test_weights_that_optimum_puts_beside_the_model_come_along(
+    checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optimum does so above 2 GB. Its exporter is one in memory here, because optimum-onnx needs an older transformers."""
+
+    def main_export(name: str, *, output: Path, **_: object) -> None:
+        model = onnx.load(bundle / "onnx/model.onnx")
+        onnx.save_model(model, output / "model.onnx", save_as_external_data=True, location="model.onnx_data")
+
+    for name in ("optimum", "optimum.exporters", "optimum.exporters.onnx"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules["optimum.exporters.onnx"], "main_export", main_export, raising=False)
+    made, _ = export_bundle(Checkpoint.read(checkpoint), tmp_path / "bundle", exporter="optimum")
+    assert "onnx/model.onnx_data" in {file.name for file in made.manifest.files}
+    assert Bundle.open(made.path, verify=True)
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(checkpoint: Path, tmp_path: Path, bundle: Path) -> None:

@@ -4,12 +4,14 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from crossrt import CrossEncoder
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.compiled import KEPT, CompiledModels
 from crossrt.engine.files.cache import VARIABLE
@@ -154,3 +156,27 @@ def test_what_openvino_cannot_open_is_compiled_again(
         assert session.run(batch_of(3, 9)).shape == (3, 1)
         session.close()
     assert "compiles it again" in caplog.text
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_openvino_opens_a_large_bundle_in_the_hubs_cache(
+    checkpoint: Path, make_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    """All files of such a bundle are symbolic links, and the weights of a large graph are in a file beside it."""
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("crossrt.export.graph.writer.EXTERNAL_DATA_ABOVE", 1000)
+    bundle, snapshot = make_bundle(checkpoint), tmp_path / "models--a--b/snapshots/0123"
+    for file in bundle.rglob("*.*"):
+        link = snapshot / file.relative_to(bundle)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    if cached:
+        monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    else:
+        monkeypatch.setattr("crossrt.engine.files.cache.cache_root", lambda: None)
+    scores = {}
+    for path in (snapshot, bundle):  # the second may be what the first has compiled
+        with CrossEncoder(path, backend="openvino") as model:
+            scores[path] = model.predict([("a river", "the water of the river")])
+    np.testing.assert_array_equal(*scores.values())
+    assert [*(tmp_path / "cache").glob("linked/*")] == []

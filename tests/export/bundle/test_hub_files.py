@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+import onnx
 import tokenizers
 
 from crossrt import CrossEncoder
@@ -177,6 +178,26 @@ def test_weights_beside_the_graph_have_the_name_that_transformers_js_looks_for(
     assert (made / "onnx/model.onnx_data").is_file()
     config = json.loads((made / "config.json").read_text())
     assert config["transformers.js_config"] == {"use_external_data_format": {"model.onnx": True}}
+
+
+def test_weights_in_several_files_are_counted_for_transformers_js(
+    checkpoint: Path, bundle: Path, tmp_path: Path
+) -> None:
+    """It looks for `model.onnx_data`, `model.onnx_data_1` and so on, up to the number that config.json gives."""
+    source = Path(shutil.copytree(checkpoint, tmp_path / "source"))
+    (source / "onnx").mkdir()
+    model = onnx.load(bundle / "onnx/model.onnx")
+    onnx.save_model(model, source / "onnx/model.onnx", save_as_external_data=True, location="model.onnx_data")
+    model = onnx.load(source / "onnx/model.onnx", load_external_data=False)
+    for number, tensor in enumerate(each for each in model.graph.initializer if each.external_data):
+        next(entry for entry in tensor.external_data if entry.key == "location").value += ("", "_1", "_2")[number % 3]
+    onnx.save_model(model, source / "onnx/model.onnx")
+    for end in ("_1", "_2"):  # the whole weights again, of which a third is used
+        shutil.copyfile(source / "onnx/model.onnx_data", source / f"onnx/model.onnx_data{end}")
+    made = bundle_from_onnx(source, tmp_path / "bundle").path
+    assert len(list((made / "onnx").iterdir())) == 4
+    config = json.loads((made / "config.json").read_text())
+    assert config["transformers.js_config"] == {"use_external_data_format": {"model.onnx": 3}}
 
 
 @pytest.mark.slow

@@ -472,6 +472,14 @@ def test_weights_beside_the_model_come_along_under_their_name(
         bundle_from_onnx(exported, tmp_path / "other")
 
 
+def test_weights_that_would_take_the_place_of_the_model_are_refused(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported / "onnx/model.onnx")
+    onnx.save_model(model, exported / "graph.onnx", save_as_external_data=True, location="model.onnx")
+    with pytest.raises(CheckpointError, match=r"has weights in model\.onnx, which is the model's name in a bundle"):
+        bundle_from_onnx(exported, tmp_path / "bundle", onnx_file="graph.onnx")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_file_from_the_hubs_cache_is_a_link_that_is_followed(exported: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "models--a--b/snapshots/0123"
     snapshot.parent.mkdir(parents=True)
@@ -715,6 +723,22 @@ def test_onnx_file_of_a_repository_is_downloaded_with_its_weights_and_nothing_el
     assert {path.name for path in (directory / "onnx").iterdir()} == {"model_O3.onnx", "model_O3.onnx_data"}
     with pytest.raises(SourceError, match=r"a/b holds no ONNX file 'model_O9\.onnx'; it holds .*onnx/model_O3\.onnx"):
         sources.fetched_checkpoint("a/b", onnx_file="model_O9.onnx")
+
+
+@pytest.mark.parametrize("weights", ["model.onnx.data", "model.onnx_data", "model.onnx_data_1"])
+def test_weights_of_a_repositorys_model_are_downloaded_and_are_in_the_key_of_the_cache(
+    exported: Path, hub: Callable[[Path], list[list[str]]], weights: str
+) -> None:
+    """PyTorch's exporter writes `model.onnx.data`."""
+    model = onnx.load(exported / "onnx/model.onnx")
+    onnx.save_model(model, exported / "onnx/model.onnx", save_as_external_data=True, location=weights, size_threshold=0)
+    hub(exported)
+    directory, _ = sources.fetched_checkpoint("a/b", onnx=True)
+    assert (directory / "onnx" / weights).is_file()
+    before = sources._content_key(directory)
+    with (directory / "onnx" / weights).open("ab") as file:
+        file.write(b"more")
+    assert sources._content_key(directory) != before
 
 
 def test_a_bundle_on_the_hub_is_downloaded_whole(bundle: Path, hub: Callable[[Path], list[list[str]]]) -> None:

@@ -1,5 +1,6 @@
 """An engine that has not given the ONNX model's scores on its GPU is in no bundle. The GPU here is one in memory."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,23 @@ def test_an_engine_that_passes_enters_the_bundle_and_is_used(machine: dict[str, 
         assert (model.backend, model.device) == ("tensorrt", "cuda:0")
         pairs = [("what is k2", "a mountain"), ("what is k2", "a long river in the north of the country")] * 9
         np.testing.assert_allclose(model.predict(pairs), reference.predict(pairs), atol=1e-5)
+
+
+def test_an_engine_of_a_bundle_in_the_hubs_cache_is_kept_with_its_files(
+    machine: dict[str, Any], bundle: Path, tmp_path: Path
+) -> None:
+    """Files there are relative links, which would point to nothing in another folder."""
+    blobs, snapshot = tmp_path / "models--a--b/blobs", tmp_path / "models--a--b/snapshots/0123"
+    shutil.copytree(bundle, blobs)
+    for file in bundle.rglob("*.*"):
+        link = snapshot / file.relative_to(bundle)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blobs / file.relative_to(bundle), link.parent))
+    _, (check,) = add_engines(Bundle.open(snapshot), [Precision.FP32], cache=True)
+    assert check.passed
+    [entry] = (path for path in (tmp_path / "cache/engines").iterdir() if path.is_dir())
+    assert Bundle.open(entry, verify=True).manifest.engines
+    assert not any(path.is_symlink() for path in entry.rglob("*"))
 
 
 @pytest.mark.parametrize("error", [0.01, np.nan, np.inf])

@@ -12,6 +12,7 @@ import pytest
 from crossrt import Bundle
 from crossrt.__main__ import main
 from crossrt.engine.errors import BundleError, OptionError
+from crossrt.export.existing.existing import bundle_from_onnx
 from crossrt.integrations.triton.config import Instances
 from crossrt.integrations.triton.repository import write_onnxruntime_model, write_python_model
 
@@ -125,6 +126,17 @@ def test_an_altered_file_is_not_copied(bundle: Path, tmp_path: Path, onnxruntime
         else:
             write_python_model(opened, tmp_path / "models", "m", Instances(), {})
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_weights_beside_a_graph_come_along_under_any_name(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    source = Path(shutil.copytree(checkpoint, tmp_path / "source"))
+    model = onnx.load(bundle / "onnx/model.onnx")
+    onnx.save_model(model, source / "model.onnx", save_as_external_data=True, location="weights.bin")
+    made = bundle_from_onnx(source, tmp_path / "bundle")
+    written = write_onnxruntime_model(made, tmp_path / "models", "m", Instances())
+    assert files(written) == ["1/model.onnx", "1/weights.bin", "config.pbtxt"]
+    assert (written / "1/weights.bin").read_bytes() == (source / "weights.bin").read_bytes()
 
 
 def test_a_repository_that_cannot_be_written_is_named(as_another_user: list[str], bundle: Path, tmp_path: Path) -> None:
