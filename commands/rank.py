@@ -1,11 +1,13 @@
 """`crossrt rank` ranks the passages of files for one query."""
 
+import glob
+import os
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from ..engine.errors import DataFileError
+from ..engine.errors import DataFileError, OptionError
 from .shared.app import app
 from .shared.arguments import as_typed
 from .shared.option_groups import with_option_groups
@@ -45,6 +47,8 @@ def rank(
     cascade.check()
     source = hub.for_bundles(cascade.bundles(bundle))
     query = as_typed(query, "the query")
+    if files and _swapped(query, files[0]):
+        raise OptionError(f"there is no file {files[0]!r}, and the query {query!r} is a file; give the query first")
     ids, texts = _passages(files or [STANDARD_INPUT])
     opening = {"precision": precision, **asdict(opened), **source}
     shared = {
@@ -71,6 +75,12 @@ def rank(
         say_json(rows)
     else:
         _print_table(rows)
+
+
+def _swapped(query: str, file: str) -> bool:
+    """Tell whether the query is a file, and the file none: the arguments were given in the other order."""
+    is_file = os.path.isfile(query)  # noqa: PTH113, Path.is_file raises for a long query
+    return is_file and not os.path.lexists(file) and not glob.has_magic(file)
 
 
 def _passages(words: list[str]) -> tuple[list[str], list[str]]:

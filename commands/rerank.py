@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..engine.errors import OptionError
 from .shared.app import app
-from .shared.arguments import as_typed, check_standard_input
+from .shared.arguments import as_typed, check_output_is_no_input, check_standard_input
 from .shared.option_groups import with_option_groups
 from .shared.options import (
     RUNS,
@@ -94,6 +94,7 @@ def rerank(
     if bool(passages) == (store is not None):
         raise OptionError("give --passages or --store, one of them")
     check_standard_input(queries=queries, run=run, passages=passages)
+    check_output_is_no_input(out, queries=queries, run=run, passages=passages)
     cascade.check()
     on_ray.refuse_without_ray()
     shared: dict[str, Any] = {"windows": windows.windows(), "batch_size": batch_size}

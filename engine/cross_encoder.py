@@ -115,7 +115,7 @@ class CrossEncoder(CrossEncoderAttributes):
         activation_fn = others.pop("activation_fn", activation_fn)
         token = others.pop("token", token)
         mapped = compatibility.constructor_options(others, CrossEncoder.__init__)
-        if model_name_or_path is None:
+        if model_name_or_path is None or model_name_or_path == "":  # "" would be the working directory
             raise OptionError("model_name_or_path is missing: give a bundle, a checkpoint directory or a hub id")
         if isinstance(model_name_or_path, Bundle):
             self.bundle = model_name_or_path

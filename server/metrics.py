@@ -45,14 +45,21 @@ SCORING_SECONDS = Histogram("crossrt_scoring_seconds", "From tokens to scores", 
 REQUEST_TEXTS = Histogram("crossrt_request_texts", "Texts of a request", ["model"], buckets=TEXTS)
 REQUEST_TOKENS = Histogram("crossrt_request_tokens", "Tokens of a request", ["model"], buckets=TOKENS)
 TRUNCATED_TEXTS = Counter("crossrt_truncated_texts", "Texts that were truncated", ["model"])
-TRUNCATED_TOKENS = Counter("crossrt_truncated_tokens", "Tokens that they lost", ["model"])
+TRUNCATED_TOKENS = Counter("crossrt_truncated_tokens", "Tokens that truncated texts lost", ["model"])
 RELOADS = Counter("crossrt_reloads", "Bundles that were opened again", ["model", "outcome"])
 IN_PROGRESS = Gauge("crossrt_requests_in_progress", "Requests without an answer yet", multiprocess_mode="livesum")
 QUEUE_REQUESTS = Gauge(
     "crossrt_queue_requests", "Requests that were accepted and not scored", ["model"], multiprocess_mode="livesum"
 )
-QUEUE_TOKENS = Gauge("crossrt_queue_tokens", "Their tokens", ["model"], multiprocess_mode="livesum")
-QUEUE_LIMIT = Gauge("crossrt_queue_limit_tokens", "The most of them", ["model"], multiprocess_mode="livesum")
+QUEUE_TOKENS = Gauge(
+    "crossrt_queue_tokens",
+    "Tokens of requests that were accepted and not scored",
+    ["model"],
+    multiprocess_mode="livesum",
+)
+QUEUE_LIMIT = Gauge(
+    "crossrt_queue_limit_tokens", "The limit of crossrt_queue_tokens", ["model"], multiprocess_mode="livesum"
+)
 TOKENS_PER_SECOND = Gauge(
     "crossrt_tokens_per_second", "Tokens scored in a second with work", ["model"], multiprocess_mode="livesum"
 )

@@ -19,7 +19,7 @@ from .texts import Pairs, Texts
 LIST = 100
 """Number of passages in a request that measures throughput."""
 LATENCY_SECONDS = 3.0
-"""Seconds for which requests of one size are repeated for each row, within `Plan.least_requests` and MOST_REQUESTS."""
+"""Seconds for which requests of one size are repeated for each row, within `Plan.least_requests` and MAX_REQUESTS."""
 MAX_REQUESTS = 100
 
 Floats = npt.NDArray[np.float32]

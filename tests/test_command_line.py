@@ -92,6 +92,9 @@ def test_a_wrong_value_exits_with_2_and_a_failure_with_1_without_a_traceback(bun
     none = crossrt("rank", bundle, "q", "-", "--top-k", "0", stdin=b"a\n")
     assert (none.returncode, none.stdout) == (2, "")
     assert "--top-k" in none.stderr
+    swapped = crossrt("rank", bundle, __file__, "a query")
+    assert swapped.returncode == 2
+    assert "there is no file 'a query'" in swapped.stderr
     failed = crossrt("info", tmp_path / "nothing")
     assert failed.returncode == 1
     assert failed.stderr.startswith("crossrt: ")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...engine.errors import OptionError
+from ...engine.files.source import STANDARD_INPUT, contains_file
 from ...engine.precision import Precision
 
 
@@ -37,6 +38,13 @@ def whole_numbers(option: str, text: str) -> list[int]:
     if not numbers or min(numbers) < 1:
         raise OptionError(f"{option} {text!r}: give whole numbers from 1, as 1,2")
     return list(dict.fromkeys(numbers))
+
+
+def check_output_is_no_input(out: Path, **files: Sequence[str] | None) -> None:
+    """Raise OptionError if `out` is a file that is read: it would be replaced. `files` are the file options, by option name."""
+    for name, words in files.items():
+        if words and contains_file([word for word in words if word != STANDARD_INPUT], out):
+            raise OptionError(f"--out {out} is also read by --{name}, and would be replaced; give another file")
 
 
 def check_standard_input(**files: Path | Sequence[str] | None) -> None:

@@ -191,6 +191,16 @@ Given: TypeAlias = Source | str | Path | Sequence[str | Path]
 """How a source is given: a path, a pattern such as `part-*.jsonl.gz`, `-` for standard input, or several of them."""
 
 
+def contains_file(words: Sequence[str], path: Path) -> bool:
+    """Tell whether the file `path` is one of the files and patterns given, also by another name. Pipes and devices are not.
+
+    Raises DataFileError for a pattern without matches.
+    """
+    return path.is_file() and any(
+        file.is_file() and file.samefile(path) for word in words for file in _expanded(str(word))
+    )
+
+
 @contextmanager
 def reading(path: Path, name: str | None = None) -> Iterator[None]:
     """Turn errors of reading a file into DataFileError, which names the file."""

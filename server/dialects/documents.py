@@ -150,7 +150,7 @@ class Rerank(LimitedBody, kw_only=True):
         if not texts or not all(isinstance(text, str) for text in texts):
             raise RequestError(
                 "validation",
-                f"`documents[{place}]` has no text in {', '.join(self.rank_fields or ['text'])}; give texts, objects with a "
+                f"`documents[{place}]` has no text in {', '.join(f'`{field}`' for field in fields)}; give texts, objects with a "
                 "`text`, or name the fields in `rank_fields`",
                 logged=f"`documents[{place}]` has no text in the fields that are scored",
             )

@@ -164,3 +164,19 @@ def test_only_one_file_is_standard_input(bundle: Path, files: list[str], tmp_pat
     words = [*files[:1], "-", *files[2:5], "-"]
     assert run(bundle, words, tmp_path / "out") == 2
     assert "only one of --queries, --run and --passages can be - (standard input)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["q.tsv", "p.tsv", "run.trec", "link.tsv"])
+def test_the_output_replaces_no_input(bundle: Path, files: list[str], tmp_path: Path, name: str, capsys: Any) -> None:
+    (tmp_path / "link.tsv").symlink_to("q.tsv")
+    before = (tmp_path / name).read_bytes()
+    assert run(bundle, files, tmp_path / name) == 2
+    assert "would be replaced; give another file" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_the_output_replaces_no_file_of_a_pattern(bundle: Path, files: list[str], tmp_path: Path) -> None:
+    words = [str(tmp_path / "p*.tsv") if word.endswith("p.tsv") else word for word in files]
+    assert run(bundle, words, tmp_path / "p.tsv") == 2
+    assert run(bundle, words, tmp_path / "out.trec") == 0
+    assert run(bundle, words, tmp_path / "out.trec") == 0  # an earlier output is replaced

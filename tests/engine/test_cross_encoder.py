@@ -461,6 +461,8 @@ def test_a_name_that_is_nothing_is_explained(tmp_path: Path) -> None:
         CrossEncoder(tmp_path)
     with pytest.raises(OptionError, match="model_name_or_path is missing"):
         CrossEncoder()
+    with pytest.raises(OptionError, match="model_name_or_path is missing"):
+        CrossEncoder("")  # such as an unset variable of the environment
 
 
 def test_a_checkpoint_that_cannot_be_exported_says_why(checkpoint: Path, tmp_path: Path) -> None:
