@@ -45,6 +45,7 @@ def feeds_of(session: onnxruntime.InferenceSession, batch: Batch) -> Mapping[str
 def logits_of(model: onnx.ModelProto, batches: Iterable[Batch]) -> Floats:
     """Return the logits of all batches, float32 [pairs, labels], in the order of the batches."""
     session = session_of(model)
+    del model  # the session has its own copy of the weights
     return np.concatenate([session.run(["logits"], feeds_of(session, batch))[0] for batch in batches])
 
 

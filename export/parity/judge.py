@@ -70,6 +70,7 @@ class ParityJudge:
         with tempfile.TemporaryDirectory() as directory:
             shutil.copy(bundle.path / TOKENIZER, directory)
             save(graph, Path(directory) / model.file)
+            del graph  # so that its weights take no memory while the file is computed
             manifest = replace(bundle.manifest, models={precision.value: model}, files=())
             report = self.report(Bundle(Path(directory), manifest), precision)
         return replace(report, backend=f"{report.backend}, {how}")

@@ -52,11 +52,13 @@ def choose_fp16(
     `max_abs`, the part of the model whose FP32 computation reduces the error most is added. Raises CheckpointError when the FP32
     graph itself overflows.
     """
-    plain = graph_of(checkpoint, FP32)
-    expected = logits_of(plain, batches)
+    # The graph is made for each use and not kept, because its weights take as much memory as the session that computes it.
+    expected = logits_of(graph_of(checkpoint, FP32), batches)
     if not np.isfinite(expected).all():
         raise CheckpointError(f"{checkpoint.path}: the FP32 model itself gives NaN or Inf on the calibration pairs")
-    largest = magnitudes(plain, tqdm(batches, desc="FP16 magnitudes", unit="batch", disable=not progress))
+    largest = magnitudes(
+        graph_of(checkpoint, FP32), tqdm(batches, desc="FP16 magnitudes", unit="batch", disable=not progress)
+    )
     overflowing = {name: value for name, value in largest.items() if value * MARGIN > FP16_MAX}
     fp32_tensors = [
         Fp32Tensor(name=name, reason=f"magnitude {value:,.0f}; FP16 ends at {FP16_MAX:,.0f}")

@@ -14,7 +14,8 @@ def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, fl
     """Return the largest magnitude of every tensor that the FP32 graph computes before its head, by the tensor's name.
 
     Padding counts too, because an infinity there is multiplied by an attention weight of zero, which gives NaN. The mask's own
-    values do not count. Memory does not grow with the number of batches.
+    values do not count. Memory does not grow with the number of batches. The graph gets further outputs; it is not copied,
+    because that would double the memory.
     """
     names = [
         node.output[0]
@@ -23,7 +24,9 @@ def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, fl
         and not node.output[0].endswith("attention_masked")
         and node.output[0] != "logits"
     ]
-    session = session_of(_with_maxima(model, names))
+    _add_maxima(model, names)
+    session = session_of(model)
+    del model  # the session has its own copy of the weights
     outputs = [f"{name}.magnitude" for name in names]
     largest = np.zeros(len(names))
     for batch in batches:
@@ -38,12 +41,9 @@ def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, fl
     }
 
 
-def _with_maxima(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """Return a copy of a graph with the largest magnitude of each of these tensors as an additional output."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+def _add_maxima(model: onnx.ModelProto, names: Iterable[str]) -> None:
+    """Add the largest magnitude of each of these tensors to a graph's outputs."""
     for name in names:
-        copy.graph.node.append(helper.make_node("Abs", [name], [f"{name}.absolute"]))
-        copy.graph.node.append(helper.make_node("ReduceMax", [f"{name}.absolute"], [f"{name}.magnitude"], keepdims=0))
-        copy.graph.output.append(helper.make_tensor_value_info(f"{name}.magnitude", TensorProto.FLOAT, []))
-    return copy
+        model.graph.node.append(helper.make_node("Abs", [name], [f"{name}.absolute"]))
+        model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.absolute"], [f"{name}.magnitude"], keepdims=0))
+        model.graph.output.append(helper.make_tensor_value_info(f"{name}.magnitude", TensorProto.FLOAT, []))

@@ -98,5 +98,9 @@ def _write_and_judge(context: ExportContext, model: BundleModel, numerics: Numer
     # fail, and the report of a first check that passed is discarded. Ranking takes as long as in the second check.
     if not judge.report(bundle, Precision.FP16, ranked=TOLERANCE[Precision.FP16].limits_ranking):
         return judge.report(bundle, Precision.FP16)
-    graph = rounded_after_operators(graph_of(context.checkpoint, numerics))
-    return judge.report_of_graph(graph, bundle, Precision.FP16, "rounded after every operator")
+    return judge.report_of_graph(
+        rounded_after_operators(graph_of(context.checkpoint, numerics)),
+        bundle,
+        Precision.FP16,
+        "rounded after every operator",
+    )
