@@ -20,3 +20,24 @@ def keep_for_ever(inherited: object) -> None:
     exits. So this adds a reference that is never dropped. The system frees the memory when the process ends.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
+def skip_inherited_exit_handlers() -> None:
+    """Make processes that are forked from this one end without the exit handlers and C++ destructors that they inherit.
+
+    Python finalizes as usual and the exit status is kept. Then C's streams are flushed, and the process ends before handlers that
+    were registered before the fork. Handlers registered after the fork run. Does nothing where C has no `on_exit`, as on macOS.
+    """
+    if not hasattr(os, "register_at_fork"):  # Windows has no forks
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "on_exit"):
+        return
+
+    def register() -> None:
+        # C calls the last handler first. All of these are C functions, since Python is gone by then. A handler of on_exit gets
+        # the exit status as its first argument, which is what _exit takes. One of __cxa_atexit gets the argument given here.
+        libc.on_exit(libc._exit, None)
+        libc.__cxa_atexit(libc.fflush, None, None)
+
+    os.register_at_fork(after_in_child=register)

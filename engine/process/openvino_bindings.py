@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from .forks import skip_inherited_exit_handlers
 from .telemetry import telemetry_off
 
 with telemetry_off():
@@ -21,3 +22,6 @@ hung at such a lock."""
 # This happened in OpenVINO 2026.4, in four of twelve processes that test_openvino_bindings.py starts. Converting an array here
 # avoids it, since only one thread imports a module.
 openvino.Tensor(np.zeros(1, dtype=np.int64), shared_memory=True).data  # noqa: B018
+
+# TBB's destructors take locks as well. Of about 2,800 forks that ended with sys.exit, one hung as it ended.
+skip_inherited_exit_handlers()

@@ -100,6 +100,25 @@ def test_a_fork_ends_by_itself_whether_or_not_it_scored(opened: tuple[Path, str]
             assert said is True
 
 
+def test_a_fork_of_a_process_with_openvino_does_not_run_inherited_destructors(bundle: Path) -> None:
+    pytest.importorskip("openvino")
+    program = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.on_exit(libc.pause, None)  # stands for a destructor that waits for a lock that no thread releases
+def work():
+    libc.printf(b"text in a buffer of C ")
+    return "idle"
+sys.stdout.write(json.dumps([in_fork(work), in_fork(scored)[0]]))
+sys.stdout.flush()
+os._exit(0)
+"""
+    command = [sys.executable, "-c", PREAMBLE.replace("+ 60", "+ 5") + program, str(bundle), "openvino"]
+    child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout == 'text in a buffer of C [[7, "idle"], 7]'
+
+
 def test_a_fork_beside_threads_that_compute_ends_and_the_parent_goes_on(opened: tuple[Path, str]) -> None:
     program = """
 stop = threading.Event()
