@@ -14,7 +14,7 @@ from ..engine.errors import DataFileError, OptionError
 from ..engine.files.lock import file_lock
 from ..engine.files.publish import STANDARD_OUTPUT, check_file
 from ..engine.files.run_output import check_output_name, check_tag
-from ..engine.files.source import Given
+from ..engine.files.source import Given, Source
 from ..engine.options import whole
 from ..engine.store.passage_store import DESCRIPTION, StoreDescription
 from ..engine.text.windows import Windows
@@ -116,6 +116,10 @@ def rerank(
         "windows": windows,
         "batch_size": whole("batch_size", batch_size, minimum=1),
     }
+    run, queries = Source.of(run), Source.of(queries)
+    for name, files in {"run": run, "queries": queries}.items():
+        if files.contains(out):
+            raise OptionError(f"out={str(out)!r} is also read as {name}, and would be replaced; give another file")
     folder = Folder(_absolute(out.with_name(f"{out.name}.parts") if parts is None else parts))
     place, opened = _bundle(bundle, source or {})
     work = _work(place, opened, _absolute(store), folder, model=model, rank=rank, skip=on_error == SKIP)

@@ -107,6 +107,10 @@ class Source:
         source._copies.append(copy)
         return source
 
+    def contains(self, path: Path) -> bool:
+        """Tell whether the file `path` is one of the files, also by another name. Pipes and devices are not."""
+        return _is_one_of(path, self.files)
+
     def __str__(self) -> str:
         return self.name
 
@@ -196,9 +200,11 @@ def contains_file(words: Sequence[str], path: Path) -> bool:
 
     Raises DataFileError for a pattern without matches.
     """
-    return path.is_file() and any(
-        file.is_file() and file.samefile(path) for word in words for file in _expanded(str(word))
-    )
+    return _is_one_of(path, (file for word in words for file in _expanded(str(word))))
+
+
+def _is_one_of(path: Path, files: Iterable[Path]) -> bool:
+    return path.is_file() and any(file.is_file() and file.samefile(path) for file in files)
 
 
 @contextmanager

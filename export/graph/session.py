@@ -28,6 +28,9 @@ def session_of(model: onnx.ModelProto, *, profile: Path | None = None) -> onnxru
     With `profile`, the session records the run of each operator. `profile` is the prefix of the profile's path.
     """
     options = session_options(usable_cpus())
+    # Operators run in the order of the graph. In ONNX Runtime's default order, operators whose results are outputs may run last,
+    # and what they read stays in memory until then: the tensors of all layers.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

@@ -42,8 +42,19 @@ def magnitudes(model: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, fl
 
 
 def _add_maxima(model: onnx.ModelProto, names: Iterable[str]) -> None:
-    """Add the largest magnitude of each of these tensors to a graph's outputs."""
-    for name in names:
-        model.graph.node.append(helper.make_node("Abs", [name], [f"{name}.absolute"]))
-        model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.absolute"], [f"{name}.magnitude"], keepdims=0))
-        model.graph.output.append(helper.make_tensor_value_info(f"{name}.magnitude", TensorProto.FLOAT, []))
+    """Add the largest magnitude of each of these tensors to a graph's outputs.
+
+    Each is computed right after its tensor. At the end of the graph, it would keep the tensors of all layers in memory.
+    """
+    wanted = frozenset(names)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        nodes.append(node)
+        name = node.output[0]
+        if name in wanted:
+            nodes.append(helper.make_node("Abs", [name], [f"{name}.absolute"]))
+            nodes.append(helper.make_node("ReduceMax", [f"{name}.absolute"], [f"{name}.magnitude"], keepdims=0))
+            model.graph.output.append(helper.make_tensor_value_info(f"{name}.magnitude", TensorProto.FLOAT, []))
+    nodes_of_model = model.graph.node
+    del nodes_of_model[:]
+    nodes_of_model.extend(nodes)

@@ -29,6 +29,8 @@ NUMBERS = 64
 """Numbers that are sampled from an operand of attention, per sampled token."""
 BATCH = 16
 """Maximum number of pairs in a batch."""
+MAX_TOKENS = 4096
+"""Maximum number of tokens in a batch of several pairs. The tensors of all layers are outputs, so they are in memory at once."""
 
 
 def observed(
@@ -113,6 +115,9 @@ def _without_padding(pairs: EncodedPairs) -> Iterator[Batch]:
     """Yield batches of pairs with exactly the same length, because padding would be observed as if it were text."""
     order = np.argsort(-pairs.lengths, kind="stable")
     cuts = np.flatnonzero(np.diff(pairs.lengths[order])) + 1
-    parts = [group[start : start + BATCH] for group in np.split(order, cuts) for start in range(0, len(group), BATCH)]
+    parts = []
+    for group in np.split(order, cuts):
+        rows = max(1, min(BATCH, MAX_TOKENS // int(pairs.lengths[group[0]])))
+        parts += [group[start : start + rows] for start in range(0, len(group), rows)]
     widths = tuple(int(pairs.lengths[part[0]]) for part in parts)
     return BatchPlan(lengths=pairs.lengths, row_groups=tuple(parts), widths=widths).batches(pairs, pad_id=0)

@@ -51,6 +51,17 @@ def test_the_function_refuses_what_the_command_line_refuses(files: Files, option
         rerank(files.run, files.queries, files.store, files.bundle, files.folder / "out", ray="127.0.0.1:1", **option)
 
 
+@pytest.mark.parametrize("name", ["run", "queries"])
+def test_the_function_does_not_replace_a_file_that_it_reads(files: Files, name: str) -> None:
+    given = {"run": files.run, "queries": files.queries}
+    before = given[name].read_bytes()
+    link = files.folder / "link.trec"
+    link.symlink_to(given[name])
+    with pytest.raises(OptionError, match=f"is also read as {name}, and would be replaced"):
+        rerank(**given, store=files.store, bundle=files.bundle, out=link)
+    assert given[name].read_bytes() == before
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_scored(files: Files) -> None:
     pytest.importorskip("ray", reason="crossrt[ray] is not installed")
     for out, message in {"none/out": "in a directory that does not exist", ".": "is a directory"}.items():

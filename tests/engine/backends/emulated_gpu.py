@@ -36,7 +36,9 @@ class EmulatedKernels:
             folder.mkdir(parents=True, exist_ok=True)
             for file in (SOURCE, *EMULATED.iterdir()):  # the quoted include finds the emulated device.cuh
                 shutil.copy(file, folder)
-            library = folder / "kernels.so"
+            library = (
+                folder / f"kernels{len(self.compiled)}.so"
+            )  # dlopen returns the earlier library for a path that it knows
             words = ["g++", "-std=c++20", "-O2", "-shared", "-fPIC", *options]
             subprocess.run([*words, folder / "launch.cpp", "-o", library], check=True)
             self.compiled[key] = ctypes.CDLL(str(library))

@@ -3,7 +3,9 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.export.checkpoint.checkpoint import Checkpoint
 from crossrt.export.export import export_bundle
 from crossrt.export.graph.numerics import FP16, FP16_MAX, FP32
-from crossrt.export.graph.session import batches_of, logits_of
+from crossrt.export.graph.session import batches_of, logits_of, session_of
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.parity.pairs import builtin_pairs
 from crossrt.export.precision.fp16 import choose_fp16
@@ -142,6 +144,26 @@ def test_magnitudes_are_those_of_pytorchs_hidden_states(checkpoint: Path) -> Non
         largest = [max(value, float(state.abs().max())) for value, state in zip(largest, states, strict=False)]
     assert found["embedding_norm"] == pytest.approx(largest[0], rel=1e-5)
     assert found["layer.0.output_norm"] == pytest.approx(largest[1], rel=1e-5)
+
+
+def test_magnitudes_are_computed_where_their_tensors_are_and_not_at_the_end(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the tensors of all layers are in memory at once: 12 GB for XLM-R large and 16 long pairs."""
+    sessions = []
+
+    def profiled(model: onnx.ModelProto) -> Any:
+        sessions.append(session_of(model, profile=tmp_path / "run"))
+        return sessions[-1]
+
+    monkeypatch.setattr("crossrt.export.precision.magnitudes.session_of", profiled)
+    magnitudes(graph_of(Checkpoint.read(checkpoint)), batches_for(checkpoint)[:1])
+    events = json.loads(Path(sessions[0].end_profiling()).read_text())
+    ran = [event["args"]["op_name"] for event in events if event.get("cat") == "Node"]
+    products = [index for index, name in enumerate(ran) if name in ("MatMul", "FusedMatMul")]
+    maxima = [index for index, name in enumerate(ran) if name == "ReduceMax"]
+    assert len(maxima) > len(products) > 2
+    assert all(any(first < index < second for index in maxima) for first, second in pairwise(products))
 
 
 def test_a_tensor_that_overflows_stays_in_fp32(checkpoint: Path, tmp_path: Path) -> None:
