@@ -36,9 +36,8 @@ class EmulatedKernels:
             folder.mkdir(parents=True, exist_ok=True)
             for file in (SOURCE, *EMULATED.iterdir()):  # the quoted include finds the emulated device.cuh
                 shutil.copy(file, folder)
-            library = (
-                folder / f"kernels{len(self.compiled)}.so"
-            )  # dlopen returns the earlier library for a path that it knows
+            # Of a path that it knows, dlopen returns the library that it loaded before, and pytest reuses paths.
+            library = folder / f"kernels{len(self.compiled)}.so"
             words = ["g++", "-std=c++20", "-O2", "-shared", "-fPIC", *options]
             subprocess.run([*words, folder / "launch.cpp", "-o", library], check=True)
             self.compiled[key] = ctypes.CDLL(str(library))
