@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 from pathlib import Path
 
 from ..bundle.engine_file import LIBRARIES
@@ -26,6 +27,9 @@ DISTRIBUTIONS = {
     "tensorrt_rtx": ("tensorrt-rtx",),
 }
 """Backend -> the distributions that contain it."""
+OLDEST = {"onnxruntime": (1, 23), "openvino": (2025, 4)}
+"""Backend -> the oldest version that can be used; pyproject.toml asks for the same. OpenVINO 2025.3 cannot read a compiled model from
+memory, and ONNX Runtime 1.20 cannot compute its own fused operators."""
 
 
 def installed_backends(precision: Precision = Precision.FP32) -> tuple[str, ...]:
@@ -44,8 +48,7 @@ def installed_backends(precision: Precision = Precision.FP32) -> tuple[str, ...]
             f"onnxruntime and onnxruntime-gpu are both installed in {folders[0]} and overwrite each other's files: "
             'uninstall both, then install one of "crossrt[cpu]" and onnxruntime-gpu'
         )
-    able = ONNX_BACKENDS if not lacks_sse41() else tuple(name for name in ONNX_BACKENDS if name != "openvino")
-    found = [name for name in able if importlib.util.find_spec(name) is not None]
+    found = [name for name in ONNX_BACKENDS if importlib.util.find_spec(name) is not None and not why_unusable(name)]
     return (*found, *([] if why_not_native(precision) else ["native"]))
 
 
@@ -59,6 +62,19 @@ def backend_version(backend: str) -> str:
     if backend in LIBRARIES and gpus() and importlib.util.find_spec(backend) is not None:
         return str(importlib.import_module(backend).__version__)
     return "?"
+
+
+def why_unusable(backend: str) -> str:
+    """Return why ONNX Runtime or OpenVINO cannot be used although it is installed, or an empty string."""
+    if backend == "openvino" and lacks_sse41():
+        return "this processor lacks sse4_1"
+    version = backend_version(backend)
+    found = re.match(r"(\d+)\.(\d+)", version)  # no match where it was built from source and has no distribution
+    if found is None or tuple(map(int, found.groups())) >= OLDEST[backend]:
+        return ""
+    names = " or ".join(name for name in DISTRIBUTIONS[backend] if _has_distribution(name))
+    oldest = ".".join(map(str, OLDEST[backend]))
+    return f"it is version {version}, and crossrt needs {oldest} or later: pip install --upgrade {names}"
 
 
 def has_cuda() -> bool:

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Sequence
 
-from ..backends.registry import ONNX_BACKENDS, installed_backends
+from ..backends.registry import ONNX_BACKENDS, installed_backends, why_unusable
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
-from ..hardware.cpus import has_vnni, instructions, lacks_sse41, usable_cpus
+from ..hardware.cpus import has_vnni, instructions, usable_cpus
 from ..kernels.support import KERNELS_VARIABLE, NARROW, faulty_kernels, native_kind, parity_key, why_not_native
 from ..options import whole
 from ..precision import Precision
@@ -165,8 +165,8 @@ def _by_amx(precision: Precision) -> bool:
 
 def _why_missing(missing: Sequence[str], precision: Precision) -> list[str]:
     """Return why each missing backend cannot run here. Leaves out those that are merely not installed."""
-    why = {"native": why_not_native(precision), "openvino": "this processor lacks sse4_1" if lacks_sse41() else ""}
-    return [f"{name} cannot run here in {precision.value}: {why[name]}" for name in missing if why.get(name)]
+    why = {name: why_not_native(precision) if name == "native" else why_unusable(name) for name in missing}
+    return [f"{name} cannot run here in {precision.value}: {reason}" for name, reason in why.items() if reason]
 
 
 def _why_not(bundle: Bundle, precision: Precision) -> str:

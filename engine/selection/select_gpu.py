@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..backends.registry import GPU_BACKENDS, backend_version, has_cuda
+from ..backends.registry import GPU_BACKENDS, backend_version, has_cuda, why_unusable
 from ..bundle import engine_cache
 from ..bundle.bundle import Bundle
 from ..bundle.engine_cache import EngineCache
@@ -244,4 +244,8 @@ def _no_native(bundle: Bundle, precision: Precision, ordinals: Sequence[int]) ->
 def _no_cuda(precision: Precision) -> str:
     if precision not in (Precision.FP32, Precision.FP16, Precision.INT8):
         return f"does not compute in {precision.value} on a GPU"
-    return "" if has_cuda() else 'needs onnxruntime-gpu and cuda-bindings: pip install "crossrt[cuda]"'
+    return (
+        why_unusable("onnxruntime")
+        if has_cuda()
+        else 'needs onnxruntime-gpu and cuda-bindings: pip install "crossrt[cuda]"'
+    )

@@ -1,13 +1,17 @@
 """The native kernels are a backend where the processor has their instructions and they were compiled."""
 
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tomllib
 
+from crossrt import CrossEncoder
+from crossrt.engine.backends import registry
 from crossrt.engine.backends.registry import installed_backends
-from crossrt.engine.errors import OptionError
+from crossrt.engine.errors import BackendError, OptionError
 from crossrt.engine.hardware.cpus import has_vnni, instructions
 from crossrt.engine.kernels import support
 from crossrt.engine.kernels.instruction_sets import AARCH64, PROCESSOR_KINDS
@@ -217,3 +221,38 @@ def test_amx_is_taken_where_it_is_named_and_the_system_permits_it(
         assert why_not_native(Precision.INT8) == (
             "this processor lacks the operating system's permission to use AMX's tiles"
         )
+
+
+@pytest.mark.parametrize(
+    ("version", "usable"),
+    [
+        ("2025.3.1", False),
+        ("2024.6", False),
+        ("2025.4.0", True),
+        ("2026.0.0rc1", True),
+        ("2025.10.0", True),
+        ("?", True),
+    ],
+)
+def test_an_older_runtime_than_was_tried_is_no_backend(
+    version: str, usable: bool, monkeypatch: pytest.MonkeyPatch, bundle: Path
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(registry, "backend_version", lambda name: version if name == "openvino" else "?")
+    assert ("openvino" in installed_backends()) is usable
+    if not usable:
+        message = f"openvino cannot run here in fp32: it is version {re.escape(version)}, and crossrt needs 2025.4 or later: pip"
+        with pytest.raises(BackendError, match=message):
+            CrossEncoder(bundle, backend="openvino", device="cpu")
+
+
+def test_the_oldest_runtimes_are_those_that_the_extras_ask_for() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    asked = {requirement for extra in ("cpu", "export", "cuda") for requirement in extras[extra]}
+    for backend, numbers in registry.OLDEST.items():
+        oldest = ".".join(map(str, numbers))
+        named = {re.sub(r"\[.*\]", "", each) for each in asked if each.startswith((f"{backend}>", f"{backend}-gpu"))}
+        assert named
+        assert all(each.endswith(f">={oldest}") for each in named)
