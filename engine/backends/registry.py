@@ -28,8 +28,9 @@ DISTRIBUTIONS = {
 }
 """Backend -> the distributions that contain it."""
 OLDEST = {"onnxruntime": (1, 23), "openvino": (2025, 4)}
-"""Backend -> the oldest version that can be used; pyproject.toml asks for the same. OpenVINO 2025.3 cannot read a compiled model from
-memory, and ONNX Runtime 1.20 cannot compute its own fused operators."""
+"""Backend -> the oldest version that can be used; pyproject.toml asks for the same.
+
+OpenVINO 2025.3 cannot read a compiled model from memory, and ONNX Runtime 1.20 cannot compute its own fused operators."""
 
 
 def installed_backends(precision: Precision = Precision.FP32) -> tuple[str, ...]:
