@@ -226,11 +226,11 @@ def test_amx_is_taken_where_it_is_named_and_the_system_permits_it(
 @pytest.mark.parametrize(
     ("version", "usable"),
     [
-        ("2025.3.1", False),
-        ("2024.6", False),
-        ("2025.4.0", True),
-        ("2026.0.0rc1", True),
-        ("2025.10.0", True),
+        ("2026.2.1", False),
+        ("2025.4", False),
+        ("2026.3.0", True),
+        ("2027.0.0rc1", True),
+        ("2026.10.0", True),
         ("?", True),
     ],
 )
@@ -241,7 +241,7 @@ def test_an_older_runtime_than_was_tried_is_no_backend(
     monkeypatch.setattr(registry, "backend_version", lambda name: version if name == "openvino" else "?")
     assert ("openvino" in installed_backends()) is usable
     if not usable:
-        message = f"openvino cannot run here in fp32: it is version {re.escape(version)}, and crossrt needs 2025.4 or later: pip"
+        message = f"openvino cannot run here in fp32: it is version {re.escape(version)}, and crossrt needs 2026.3 or later: pip"
         with pytest.raises(BackendError, match=message):
             CrossEncoder(bundle, backend="openvino", device="cpu")
 
