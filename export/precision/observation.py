@@ -29,8 +29,8 @@ NUMBERS = 64
 """Numbers that are sampled from an operand of attention, per sampled token."""
 BATCH = 16
 """Maximum number of pairs in a batch."""
-MAX_TOKENS = 4096
-"""Maximum number of tokens in a batch of several pairs. The tensors of all layers are outputs, so they are in memory at once."""
+BATCH_BYTES = 1 << 30
+"""Maximum memory for what the linear layers read, in all layers, of a batch of several pairs."""
 
 
 def observed(
@@ -50,6 +50,7 @@ def observed(
     graph = graph_of(checkpoint)
     graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
     session = session_of(graph)
+    del graph  # the session has its own copy of the weights
     generator = np.random.default_rng(seed)
     total = int(pairs.lengths.sum())
     taken: npt.NDArray[np.int64] | None = None  # indices of the sampled tokens, numbered through all batches
@@ -59,9 +60,13 @@ def observed(
     weights = _weights_of_readers(checkpoint, points)
     moments = {name: TokenMoments(weight.shape[1]) for name, weight in weights.items()}
     share = MOMENT_TOKENS / total
+    bytes_per_token = 4 * sum(weight.shape[1] for weight in weights.values())
+    max_tokens = BATCH_BYTES // max(1, bytes_per_token)
     moment_generator = np.random.default_rng(seed)
     start = 0
-    for batch in tqdm(list(_without_padding(pairs)), desc="Calibrating", unit="batch", disable=not progress):
+    for batch in tqdm(
+        list(_without_padding(pairs, max_tokens)), desc="Calibrating", unit="batch", disable=not progress
+    ):
         values: list[Floats] = session.run(tensors, feeds_of(session, batch))
         if taken is None:
             width = sum(array.shape[-1] for array in values if array.ndim == 3)
@@ -105,19 +110,22 @@ def _weights_of_readers(checkpoint: Checkpoint, points: Sequence[QuantizationPoi
     for point in points:
         readers.setdefault(point.tensor, []).extend(point.linears)
     return {
-        tensor: np.concatenate([checkpoint.tensor(f"{linear}.weight") for linear in linears])
+        tensor: np.concatenate(found) if len(found) > 1 else found[0]  # a single one may be mapped from the file
         for tensor, linears in readers.items()
-        if linears
+        if (found := [checkpoint.tensor(f"{linear}.weight") for linear in linears])
     }
 
 
-def _without_padding(pairs: EncodedPairs) -> Iterator[Batch]:
-    """Yield batches of pairs with exactly the same length, because padding would be observed as if it were text."""
+def _without_padding(pairs: EncodedPairs, max_tokens: int) -> Iterator[Batch]:
+    """Yield batches of pairs with exactly the same length, because padding would be observed as if it were text.
+
+    A batch has at most `BATCH` pairs and, if it has several, at most `max_tokens` tokens.
+    """
     order = np.argsort(-pairs.lengths, kind="stable")
     cuts = np.flatnonzero(np.diff(pairs.lengths[order])) + 1
     parts = []
     for group in np.split(order, cuts):
-        rows = max(1, min(BATCH, MAX_TOKENS // int(pairs.lengths[group[0]])))
+        rows = max(1, min(BATCH, max_tokens // int(pairs.lengths[group[0]])))
         parts += [group[start : start + rows] for start in range(0, len(group), rows)]
     widths = tuple(int(pairs.lengths[part[0]]) for part in parts)
     return BatchPlan(lengths=pairs.lengths, row_groups=tuple(parts), widths=widths).batches(pairs, pad_id=0)

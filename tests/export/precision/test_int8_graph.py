@@ -348,6 +348,30 @@ def test_what_was_seen_is_what_pytorch_holds_and_its_size_does_not_grow(
     np.testing.assert_allclose(fewer["embedding_norm"].high, seen["embedding_norm"].high, atol=1e-5)
 
 
+def test_a_batch_of_several_pairs_has_a_limit_of_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Checkpoint.read(checkpoint)
+    encoder = PairTokenizer.from_file(checkpoint / "tokenizer.json", max_length=64)
+    encoded = encoder.encode([("river", "the river is long")] * 20 + [("river", "the river is long and wide")] * 3)
+    short, long = sorted({int(length) for length in encoded.lengths})
+    shapes = []
+
+    def noted(session: onnxruntime.InferenceSession, batch: Batch) -> Any:
+        shapes.append(batch.input_ids.shape)
+        return feeds_of(session, batch)
+
+    monkeypatch.setattr(activations, "feeds_of", noted)
+    points = quantization_points(read, Recipe())
+    seen = observed(read, points, encoded)
+    assert shapes == [(3, long), (16, short), (4, short)]
+    shapes.clear()
+    per_token = 4 * sum(array.rows.shape[1] for array in seen.values())
+    monkeypatch.setattr(activations, "BATCH_BYTES", 2 * short * per_token)
+    fewer = observed(read, points, encoded)
+    assert shapes == [(1, long)] * 3 + [(2, short)] * 10
+    for name, stats in seen.items():
+        np.testing.assert_allclose(stats.high, fewer[name].high, atol=1e-5)
+
+
 # -- a pair's score is its own
 
 
