@@ -87,6 +87,7 @@ def observed(
                 samples[name].append(flat[generator.integers(0, len(flat), len(here) * NUMBERS)])
             low[name] = np.minimum(low.get(name, flat[0]), flat.min(axis=0))
             high[name] = np.maximum(high.get(name, flat[0]), flat.max(axis=0))
+        del values, array, flat  # before the next batch is computed
     # The longest pairs come first. Shuffling makes the first n rows a uniform sample too.
     shuffle = np.random.default_rng(seed).permutation
     stats = {
