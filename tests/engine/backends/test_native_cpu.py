@@ -28,6 +28,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import (
     ACTIVATIONS,
     DTYPES,
+    MAX_DIMS,
     OUTLIER_CHANNELS,
     ModelDims,
     NativeModel,
@@ -586,6 +587,18 @@ def test_what_it_cannot_compute_is_refused_in_words(bundle_of: Callable[..., Bun
     session.close()
     with pytest.raises(BackendError, match="closed"):
         session.run(batch)
+
+
+def test_types_that_fit_into_no_byte_are_refused_by_the_model_with_the_most_types(
+    bundle_of: Callable[..., Bundle],
+) -> None:
+    dims = dims_of(types=MAX_DIMS["types"])
+    session = session_of(bundle_of(dims, random_arrays(dims)))
+    batch = a_batch([5, 9], types=dims.types)
+    session.run(batch)
+    for number in (-1, 256, 2**32):
+        with pytest.raises(InputError, match="does not have"):
+            session.run(dataclasses.replace(batch, token_type_ids=np.full_like(batch.token_type_ids, number)))
 
 
 def altered(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
