@@ -24,9 +24,9 @@ of two. That adds 4 % of tokens on average, and keeps the number of shapes small
 class PackedLayout:
     """See `BatchLayout`. A shape is the rows of a batch and the tokens of all its rows.
 
-    `max_tokens` and `max_rows` bound a batch, `max_length` a pair; `max_length` is at most `max_tokens`. `vocab` and `types` are the
-    model's numbers of token ids and types; `fill` checks them, because the kernels do not and would read out of bounds. `padding`
-    is as in `ModelDims`.
+    `max_tokens` and `max_rows` bound a batch, `max_length` a pair; it is at most `max_tokens`. `vocab` and `types` are the
+    model's numbers of token ids and types; `fill` checks them, because the kernels do not and would read out of bounds.
+    `padding` is as in `ModelDims`.
     """
 
     max_tokens: int
