@@ -517,6 +517,25 @@ def test_a_part_of_a_passage_that_is_too_long_to_count_is_not_taken_for_the_whol
             store.check_whole([part])
 
 
+def test_passages_beyond_four_gigabytes_are_found(make: Callable[..., PassageStore], tokenizer: Tokenizer) -> None:
+    store = make()
+    pair_tokenizer = PairTokenizer(tokenizer, max_length=64)
+    expected = rows_of(pair_tokenizer.encode_from(store, QUERY, list(PASSAGES)))
+
+    before = 5_000_000_000  # tokens of passages that are not read, a hole in the file
+    fields = json.loads((store.path / "store.json").read_text())
+    fields["tokens"] += before
+    fields["files"]["ids.bin"] += 2 * before
+    (store.path / "store.json").write_text(json.dumps(fields))
+    ids, starts = (store.path / name for name in ("ids.bin", "starts.bin"))
+    (np.fromfile(starts, dtype=np.uint64) + np.uint64(before)).tofile(starts)
+    content = ids.read_bytes()
+    with ids.open("wb") as file:
+        file.seek(2 * before)
+        file.write(content)
+    assert rows_of(pair_tokenizer.encode_from(PassageStore(store.path), QUERY, list(PASSAGES))) == expected
+
+
 def test_more_passages_than_can_be_sorted_are_refused(
     make: Callable[..., PassageStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
