@@ -72,7 +72,7 @@ class NativeSession:
         """See `Session.run`. Raises ShapeError for padding that is not on the right, and InputError as `score` does."""
         check_length(batch, self._bundle, self.precision)
         pairs = batch.pairs()
-        return self.score(pairs, np.arange(len(pairs)), batch.shape[1])
+        return self.score(pairs, np.arange(len(pairs), dtype=np.int64), batch.shape[1])
 
     def score(self, pairs: EncodedPairs, rows: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.float32]:
         """See `Session.score`.

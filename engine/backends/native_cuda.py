@@ -23,7 +23,8 @@ from ..precision import Precision
 from .native_cuda_encoders import BertContext, Kernels, ModernBertContext, NativeGpuContext, PreparedProduct
 
 MAX_TOKENS = 32_768
-"""Tokens of the largest batch. Smaller batches take longer per token; see docs/decisions/0015."""
+"""Tokens of the largest batch, unless a single pair may have more. Smaller batches take longer per token; see
+docs/decisions/0015."""
 MAX_ROWS = 4_096
 """Pairs of the largest batch."""
 MAX_PRODUCTS = 2_048
@@ -69,7 +70,7 @@ class NativeGpuExecutor:
         self.cuda = cuda
         self.dims = dims = model.dims
         self.layout = PackedLayout(
-            max_tokens=MAX_TOKENS,
+            max_tokens=max(MAX_TOKENS, dims.positions),
             max_rows=MAX_ROWS,
             max_length=dims.positions,
             vocab=dims.vocab,

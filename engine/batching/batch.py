@@ -43,7 +43,7 @@ class Batch:
             type_ids=np.where(self.token_type_ids[real] < 0, 255, self.token_type_ids[real].clip(max=255)).astype(
                 np.uint8
             ),
-            offsets=np.concatenate(([0], np.cumsum(lengths))),
+            offsets=np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))),
         )
 
     @property

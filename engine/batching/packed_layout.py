@@ -24,8 +24,9 @@ of two. That adds 4 % of tokens on average, and keeps the number of shapes small
 class PackedLayout:
     """See `BatchLayout`. A shape is the rows of a batch and the tokens of all its rows.
 
-    `max_tokens` and `max_rows` bound a batch, `max_length` a pair. `vocab` and `types` are the model's numbers of token ids and
-    types; `fill` checks them, because the kernels do not and would read out of bounds. `padding` is as in `ModelDims`.
+    `max_tokens` and `max_rows` bound a batch, `max_length` a pair; it is at most `max_tokens`. `vocab` and `types` are the
+    model's numbers of token ids and types; `fill` checks them, because the kernels do not and would read out of bounds.
+    `padding` is as in `ModelDims`.
     """
 
     max_tokens: int
@@ -44,10 +45,10 @@ class PackedLayout:
         """Cut pairs, in their order, into batches of about equally many tokens. `batch_cost` has no effect."""
         ends = np.cumsum(lengths)
         pairs, total = len(ends), int(lengths.sum())
-        # A border falls into a pair and moves to one of its ends, so a batch needs room for one more pair.
-        count = max(
-            -(-total // max(1, self.max_tokens - self.max_length)), -(-pairs // self.max_rows), min(shares, pairs)
-        )
+        # A border falls into a pair and moves to one of its ends, so a batch needs room for one more pair. Long pairs leave so
+        # little room that the number of batches would exceed that of the pairs.
+        by_tokens = -(-total // max(1, self.max_tokens - self.max_length))
+        count = min(pairs, max(by_tokens, -(-pairs // self.max_rows), shares))
         borders = [0]
         for number in range(1, count):
             wanted = total * number / count

@@ -47,7 +47,7 @@ MAX_DIMS = {
         "head": 1 << 12,
         "intermediate": 1 << 16,
         "layers": 1 << 10,
-        "types": 1 << 8,
+        "types": 255,  # fewer than uint8 has, so that `Batch.pairs` has a number for types that no model has
     },
     **{
         "vocab": MAX_TOKENS,

@@ -28,6 +28,9 @@ RUN_FORMS = (
 )
 QREL_FORMS = "`query 0 passage relevance`, or BEIR's `query-id corpus-id score`"
 BEIR_HEADER = ["query-id", "corpus-id", "score"]
+MAX_GRADE = 1_000_000
+"""Largest absolute value of a grade in qrels. trec_eval counts in 32 bits how often each grade up to the largest occurs: beyond
+2^31 its measures are wrong, and below it the counts may take gigabytes."""
 
 Run = dict[str, dict[str, float]]
 """Query id -> passage id -> score, in the file's order."""
@@ -85,7 +88,7 @@ def candidate_of(line: Line) -> Candidate:
             raise DataFileError(
                 f"{line.where}: of three columns the third is the rank, and {shown(rank)} is no whole number"
             )
-        return Candidate(query, passage, -float(rank), by_rank=True)
+        return Candidate(query, passage, -_finite(rank, line), by_rank=True)
     if len(fields) != 6:
         raise DataFileError(f"{line.where}: expected {RUN_FORMS}, got {shown(line.text)}")
     query, _, passage, _, score, _ = fields
@@ -113,7 +116,7 @@ def _finite(score: str | float, line: Line) -> float:
 
 
 def read_qrels(given: Given) -> Qrels:
-    """Read relevance judgments. Raises DataFileError for a repeated passage of a query."""
+    """Read relevance judgments. Raises DataFileError for a repeated passage of a query, and for a grade beyond `MAX_GRADE`."""
     qrels: Qrels = {}
     for line in Source.of(given).lines():
         fields = line.text.split()
@@ -124,6 +127,10 @@ def read_qrels(given: Given) -> Qrels:
             grade = int(relevance)
         except ValueError:
             raise DataFileError(f"{line.where}: expected {QREL_FORMS}, got {shown(line.text)}") from None
+        if abs(grade) > MAX_GRADE:
+            raise DataFileError(
+                f"{line.where}: the relevance {shown(relevance)} is no grade; give whole numbers from -{MAX_GRADE} to {MAX_GRADE}"
+            )
         judged = qrels.setdefault(query, {})
         if passage in judged:
             raise DataFileError(f"{line.where}: passage {passage} comes a second time for query {query}")

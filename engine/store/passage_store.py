@@ -29,6 +29,8 @@ STORE_SCHEMA = 1
 DESCRIPTION = "store.json"
 MAX_NAME_BYTES = 255
 """Largest passage id in bytes."""
+MAX_LENGTH = 65_535
+"""Largest length in `lengths.bin`, which longer passages have too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +149,7 @@ class PassageStore:
         """
         rows = self.rows(names)
         starts, held = self._held(rows)
-        # lengths.bin does not count beyond 65,535.
+        # lengths.bin does not count beyond MAX_LENGTH.
         lengths = np.maximum(self._lengths[rows].astype(np.int64), held)
         if self.description.truncation_side == "left":
             starts -= lengths - held
@@ -167,7 +169,9 @@ class PassageStore:
         """Raise StoreError, naming the first such passage, if the store holds only a part of one of these passages."""
         rows = self.rows(names)
         _, held = self._held(rows)
-        part = np.flatnonzero(self._lengths[rows] > held)
+        lengths = self._lengths[rows]
+        # Of a passage of MAX_LENGTH tokens or more, only the limit tells whether tokens were left out.
+        part = np.flatnonzero((lengths > held) | ((lengths == MAX_LENGTH) & (held == self.description.limit)))
         if len(part):
             raise StoreError(
                 f"{self.path} holds {held[part[0]]} tokens of the passage {names[int(part[0])]!r}, which is longer: windows need "

@@ -30,7 +30,7 @@ from ..files.texts import Text, check_columns, shown, text_of
 from ..text.encoded_pairs import Spans, TruncationSide, ragged
 from ..text.tokenizer import explained, largest_id
 from ..text.wordpiece import WordPiece, tokens_of
-from .passage_store import DESCRIPTION, MAX_NAME_BYTES, PassageStore, StoreDescription, partial_path
+from .passage_store import DESCRIPTION, MAX_LENGTH, MAX_NAME_BYTES, PassageStore, StoreDescription, partial_path
 
 PIECE = 5_000
 """Passages between two writes of the progress: 0.04 seconds of work, or 0.7 seconds with the package tokenizers."""
@@ -39,6 +39,8 @@ GROWING = {"ids.bin": "tokens", "starts.bin": "passages", "lengths.bin": "passag
 
 WHOLE = 2**31 - 1
 """A limit that keeps every passage whole."""
+MAX_UNSORTED = 1 << 32
+"""Most passages whose ids are not in ascending order: row numbers in `order.bin` have 32 bits."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,8 +89,8 @@ def prepare(
     Of a longer passage it keeps the first tokens, or with `truncation_side="left"` the last ones, for models that truncate on
     that side. Continues an interrupted run with the same input and settings. Memory does not grow with the text. Ids that are
     not in ascending order are sorted at the end, which takes about 30 bytes per passage. Raises DataFileError, naming the
-    line, for a line that is not a passage, and StoreError if the store exists and `force` is not set, or if another process is
-    writing it.
+    line, for a line that is not a passage, and StoreError if the store exists and `force` is not set, if another process is
+    writing it, or if there are more than `MAX_UNSORTED` passages to sort.
     """
     store = Path(os.path.realpath(store))  # follows a symbolic link instead of replacing it
     if store.exists() and not force:
@@ -99,7 +101,7 @@ def prepare(
     size, time = source.size_and_time()
     start = _Progress(
         tokenizer_sha256=tokenizer_sha256,
-        limit=limit,
+        limit=min(limit, WHOLE),
         id_type="uint16" if largest_id(tokenizer) < 1 << 16 else "uint32",
         source_size=size,
         source_time=time,
@@ -208,7 +210,7 @@ def _grow(
             starts = state.tokens + np.cumsum(sizes) - sizes
             _write(files["ids.bin"], ids[ragged(begins, sizes)].astype(state.id_type))
             _write(files["starts.bin"], starts.astype("<u8"))
-            _write(files["lengths.bin"], np.minimum(lengths, 65_535).astype("<u2"))
+            _write(files["lengths.bin"], np.minimum(lengths, MAX_LENGTH).astype("<u2"))
             names_text = "".join(f"{name}\n" for name in names).encode()
             files["names.txt"].write(names_text)
             for file in files.values():
@@ -218,6 +220,11 @@ def _grow(
                 state.ascending = state.ascending and _shortlex(state.last_name) < _shortlex(name)
                 state.last_name = name
                 state.name_width = max(state.name_width, len(name.encode()))
+            if not state.ascending and state.passages + len(names) > MAX_UNSORTED:
+                raise StoreError(
+                    f"{source} has more than {MAX_UNSORTED:,} passages, and their ids are not in ascending order; sort them by "
+                    "the length of the id and then by the id, or prepare several stores"
+                )
             read = sum(line.end - line.position for line in piece)
             state.position, state.line = piece[-1].end, piece[-1].number
             state.passages += len(names)

@@ -8,6 +8,8 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
+
 Spans: TypeAlias = tuple[npt.NDArray[np.integer], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Token ids of n texts: an array of ids; where each text starts in it, int64 [n]; how many tokens each has, int64 [n]."""
 TruncationSide: TypeAlias = Literal["right", "left"]
@@ -35,13 +37,24 @@ class EncodedPairs:
 
     `ids` int32 [tokens] and `type_ids` uint8 [tokens] hold all pairs one after the other; pair i is
     `ids[offsets[i]:offsets[i + 1]]`, with `offsets` int64 [n + 1]. `cut` int64 [n] counts the tokens that each pair lost
-    to truncation; None means that no pair lost any.
+    to truncation; None means that no pair lost any. Raises InputError for arrays of other types or with gaps.
     """
 
     ids: npt.NDArray[np.int32]
     type_ids: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int64]
     cut: npt.NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        # The native kernels get the addresses of the arrays. NumPy makes int64 of int32 in many operations.
+        for name, kind in (("ids", np.int32), ("type_ids", np.uint8), ("offsets", np.int64)):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.dtype != kind or not array.flags.c_contiguous:
+                found = getattr(array, "dtype", type(array).__name__)
+                raise InputError(
+                    f"{name} of encoded pairs is {found}, and a contiguous array of {kind.__name__} is expected: convert it with "
+                    f"np.ascontiguousarray({name}, dtype=np.{kind.__name__})"
+                )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

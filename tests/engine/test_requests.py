@@ -1,5 +1,6 @@
 """The steps of `predict`, each public: `encode`, `submit` with `Pending.wait`, and `run`."""
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,28 @@ def test_encoded_and_submitted_pairs_have_the_logits_of_predict_in_their_order(
     np.testing.assert_allclose(logits, expected, rtol=0, atol=ATOL)
     assert pending.wait() is logits
     np.testing.assert_allclose(model.submit(model.encode(pairs[::-1])).wait()[::-1], expected, rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        (
+            "ids",
+            lambda ids: np.append(ids[:-1], [102]),
+            "ids of encoded pairs is int64, and a contiguous array of int32",
+        ),
+        ("ids", lambda ids: np.repeat(ids, 2)[::2], r"convert it with np\.ascontiguousarray\(ids, dtype=np\.int32\)"),
+        ("type_ids", lambda types: types + np.int16(0), "type_ids of encoded pairs is int16"),
+        ("offsets", lambda offsets: offsets.astype(np.int32), "offsets of encoded pairs is int32"),
+        ("offsets", lambda offsets: offsets.tolist(), "offsets of encoded pairs is list"),
+    ],
+)
+def test_arrays_of_another_type_are_refused(
+    model: CrossEncoder, pairs: Pairs, name: str, changed: Callable[[Any], Any], message: str
+) -> None:
+    encoded = model.encode(pairs)
+    with pytest.raises(InputError, match=message):
+        model.submit(dataclasses.replace(encoded, **{name: changed(getattr(encoded, name))}))
 
 
 def test_requests_may_be_waited_for_in_any_order(model: CrossEncoder, pairs: Pairs) -> None:

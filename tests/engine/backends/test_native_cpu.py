@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import io
 import json
+import os
 import platform
 import re
 import shutil
@@ -13,7 +14,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.bundle.native_weights import (
     ACTIVATIONS,
     DTYPES,
+    MAX_DIMS,
     OUTLIER_CHANNELS,
     ModelDims,
     NativeModel,
@@ -588,6 +590,18 @@ def test_what_it_cannot_compute_is_refused_in_words(bundle_of: Callable[..., Bun
         session.run(batch)
 
 
+def test_types_that_fit_into_no_byte_are_refused_by_the_model_with_the_most_types(
+    bundle_of: Callable[..., Bundle],
+) -> None:
+    dims = dims_of(types=MAX_DIMS["types"])
+    session = session_of(bundle_of(dims, random_arrays(dims)))
+    batch = a_batch([5, 9], types=dims.types)
+    session.run(batch)
+    for number in (-1, 256, 2**32):
+        with pytest.raises(InputError, match="does not have"):
+            session.run(dataclasses.replace(batch, token_type_ids=np.full_like(batch.token_type_ids, number)))
+
+
 def altered(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
@@ -691,6 +705,45 @@ def test_a_modernberts_file_that_was_altered_never_reaches_the_kernels(
 def test_a_bert_does_not_read_the_mean_of_its_tokens() -> None:
     with pytest.raises(ValueError, match="pooling 'mean' is none"):
         dims_of(pooling="mean").check()
+
+
+class FileWithHoles:
+    """Writes to a file what is not larger than 1 GiB. In place of the rest the file has a hole, which takes no space."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def write(self, data: Any) -> None:
+        size = memoryview(data).nbytes
+        if size > 1 << 30:
+            self.file.seek(size, os.SEEK_CUR)
+        else:
+            self.file.write(data)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_embeddings_of_more_than_two_to_the_31_numbers_are_found(
+    precision: str, bundle_of: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    dims = dims_of(precision=precision, hidden=160, vocab=4)
+    arrays = random_arrays(dims)
+    batch = a_batch([5, 9], vocab=4)
+    expected = session_of(bundle_of(dims, arrays)).run(batch)
+
+    large = dataclasses.replace(dims, vocab=MAX_DIMS["vocab"])
+    assert large.vocab * large.width > 2**31
+    bundle = bundle_of(dims, arrays)
+    with file_of(bundle).open("r+b") as file:
+        _, dtype, shape = next(iter(large.tensors()))
+        word = np.memmap(tmp_path / "word", dtype=DTYPES[dtype], mode="w+", shape=shape)
+        write(FileWithHoles(file), large, arrays | {"word": word})
+        file.truncate()
+        file.seek(0)
+        begin = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(begin + word.nbytes - 4 * word[0].nbytes)  # the last four rows
+        file.write(arrays["word"].astype(DTYPES[dtype]).tobytes())
+    last = np.where(batch.attention_mask, batch.input_ids + large.vocab - 4, 0)
+    np.testing.assert_array_equal(session_of(bundle).run(dataclasses.replace(batch, input_ids=last)), expected)
 
 
 def test_weights_of_another_model_are_refused(bundle_of: Callable[..., Bundle]) -> None:

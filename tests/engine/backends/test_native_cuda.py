@@ -358,16 +358,25 @@ def test_tokens_that_the_model_does_not_have_are_refused(opened: Any) -> None:
         pipeline.submit(pairs_of([301], dims), batch_size=1)
 
 
+class NoKernels:
+    """See `CudaKernels`. For tests that compute nothing."""
+
+    def launch(self, *arguments: Any) -> None:
+        raise AssertionError
+
+    def close(self) -> None:
+        pass
+
+
 def test_too_little_device_memory_says_how_much_is_needed(bundle_of: Callable[..., Bundle]) -> None:
     dims = dims_of(precision="fp32")
     bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
     device = SimulatedGpu(total=1 << 12)
-    kernels = type("Kernels", (), {"close": lambda self: None})
     with (
         device.current(),
         pytest.raises(BackendError, match=r"the weights need \d+\.\d MB on the device, 0\.0 MB are free"),
     ):
-        NativeGpuExecutor(bundle, device, kernels=lambda *rest: kernels(), products=EmulatedProducts)
+        NativeGpuExecutor(bundle, device, kernels=lambda *rest: NoKernels(), products=EmulatedProducts)
     assert device.left_behind == []
 
 
@@ -388,19 +397,36 @@ def test_a_file_of_another_model_or_for_processors_is_refused(bundle_of: Callabl
 # -- how pairs are packed
 
 BATCHES = PackedLayout(max_tokens=4096, max_rows=256, max_length=512, vocab=50, types=2)
-lengths_lists = st.lists(st.integers(1, 512), max_size=400).map(lambda found: np.array(found, dtype=np.int64))
 
 
-@given(lengths_lists, st.integers(1, 3))
-def test_every_pair_is_in_one_batch_that_fits(lengths: np.ndarray, shares: int) -> None:
-    parts = BATCHES.split(lengths, batch_cost=0, shares=shares)
+def lengths_up_to(longest: int) -> st.SearchStrategy[np.ndarray]:
+    return st.lists(st.integers(1, longest), max_size=400).map(lambda found: np.array(found, dtype=np.int64))
+
+
+@pytest.mark.parametrize("longest", [512, 2048, 3000, 4096])  # from half a batch on, each pair may need its own
+@given(data=st.data(), shares=st.integers(1, 3))
+def test_every_pair_is_in_one_batch_that_fits(longest: int, data: st.DataObject, shares: int) -> None:
+    lengths = data.draw(lengths_up_to(longest))
+    batches = dataclasses.replace(BATCHES, max_length=longest)
+    parts = batches.split(lengths, batch_cost=0, shares=shares)
     assert len(parts) >= min(shares, len(lengths)), "each device has something to do"
     assert np.concatenate([np.empty(0, int), *parts]).tolist() == list(range(len(lengths)))
     for part in parts:
         assert len(part)
-        rows, tokens = BATCHES.shape(lengths[part])
+        rows, tokens = batches.shape(lengths[part])
         assert len(part) <= rows <= 256
         assert lengths[part].sum() <= tokens <= 4096
+
+
+def test_the_longest_pair_of_a_model_fits_into_a_batch(bundle_of: Callable[..., Bundle]) -> None:
+    dims = dims_of(precision="fp32", positions=MAX_TOKENS + 7)
+    bundle = bundle_of(*for_gpus(dims, random_arrays(dims)))
+    device = SimulatedGpu(total=1 << 30)
+    with device.current():
+        executor = NativeGpuExecutor(bundle, device, kernels=lambda *rest: NoKernels(), products=EmulatedProducts)
+        executor.close()
+    assert executor.layout.max_length == MAX_TOKENS + 7
+    assert executor.layout.shape(np.array([MAX_TOKENS + 7]))[1] >= MAX_TOKENS + 7
 
 
 @settings(max_examples=50)

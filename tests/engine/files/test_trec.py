@@ -41,9 +41,12 @@ def test_texts_may_hold_tabs_and_end_in_any_newline(tmp_path: Path) -> None:
         ),
         (read_run, "1 Q0 a 1 high tag\n", "line 1: the score 'high' is not a number"),
         (read_run, "1 Q0 a 1 2.0 t\n1 Q0 a 2 1.0 t\n", "line 2: passage a comes a second time for query 1"),
+        (read_run, "1 a 1\n1 b " + "9" * 400 + "\n", "line 2: the score inf orders nothing"),
         (read_qrels, "1 0\n", "line 1: expected `query 0 passage relevance`"),
         (read_qrels, "1 0 a 1\n \t\n", "line 2: expected `query 0 passage relevance`"),
         (read_qrels, "1 0 a yes\n", "line 1: expected `query 0 passage relevance`"),
+        (read_qrels, "1 0 a 3\n1 0 b 2147483647\n", "line 2: the relevance '2147483647' is no grade"),
+        (read_qrels, f"1 0 a -{2**64}\n", "line 1: the relevance '-18446744073709551616' is no grade"),
         (read_pairs, "a query\n", "line 1: expected `query <tab> passage`"),
     ],
 )

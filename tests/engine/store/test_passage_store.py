@@ -27,7 +27,7 @@ from crossrt.engine.errors import BundleError, DataFileError, InputError, Option
 from crossrt.engine.runtime import chunks
 from crossrt.engine.store import preparation
 from crossrt.engine.store.passage_store import PassageStore, StoreDescription, partial_path
-from crossrt.engine.store.preparation import prepare
+from crossrt.engine.store.preparation import WHOLE, prepare
 from crossrt.engine.text.encoded_pairs import Spans, TruncationSide
 from crossrt.engine.text.pair_template import PairTemplate
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
@@ -495,6 +495,54 @@ def test_a_large_vocabulary_takes_four_bytes(tmp_path: Path, opened: Bundle, tok
     expected = PairTokenizer(many, max_length=64).encode([("the", "word69999 river")])
     assert PairTokenizer(many, max_length=64).encode_from(store, "the", ["1"]).ids.tolist() == expected.ids.tolist()
     assert int(expected.ids.max()) > 1 << 16
+
+
+def test_a_limit_beyond_every_integer_keeps_everything(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "p.tsv").write_text("1\tthe river\n")
+    store = prepare(tmp_path / "p.tsv", tmp_path / "store", tokenizer, tokenizer_sha256="x", limit=2**64)
+    assert store.description.limit == WHOLE
+    assert store.held(["1"])[2].tolist() == [2]
+
+
+def test_a_part_of_a_passage_that_is_too_long_to_count_is_not_taken_for_the_whole(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    (tmp_path / "p.tsv").write_text(f"1\t{'river ' * 66_001}\n2\t{'river ' * 65_999}\n3\t{'river ' * 65_535}\n")
+
+    for limit, part, whole in ((65_000, "3", ()), (65_536, "2", ("3",)), (66_000, "1", ("2", "3"))):
+        passages = tmp_path / f"store{limit}"
+        store = prepare(tmp_path / "p.tsv", passages, tokenizer, tokenizer_sha256="x", limit=limit)
+        store.check_whole(whole)
+        with pytest.raises(StoreError, match=f"holds {limit} tokens of the passage '{part}', which is longer"):
+            store.check_whole([part])
+
+
+def test_passages_beyond_four_gigabytes_are_found(make: Callable[..., PassageStore], tokenizer: Tokenizer) -> None:
+    store = make()
+    pair_tokenizer = PairTokenizer(tokenizer, max_length=64)
+    expected = rows_of(pair_tokenizer.encode_from(store, QUERY, list(PASSAGES)))
+
+    before = 5_000_000_000  # tokens of passages that are not read, a hole in the file
+    fields = json.loads((store.path / "store.json").read_text())
+    fields["tokens"] += before
+    fields["files"]["ids.bin"] += 2 * before
+    (store.path / "store.json").write_text(json.dumps(fields))
+    ids, starts = (store.path / name for name in ("ids.bin", "starts.bin"))
+    (np.fromfile(starts, dtype=np.uint64) + np.uint64(before)).tofile(starts)
+    content = ids.read_bytes()
+    with ids.open("wb") as file:
+        file.seek(2 * before)
+        file.write(content)
+    assert rows_of(pair_tokenizer.encode_from(PassageStore(store.path), QUERY, list(PASSAGES))) == expected
+
+
+def test_more_passages_than_can_be_sorted_are_refused(
+    make: Callable[..., PassageStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "MAX_UNSORTED", 4)
+    assert len(make([""] * 5)) == 5
+    with pytest.raises(StoreError, match="more than 4 passages, and their ids are not in ascending order"):
+        make(PASSAGES, name="unsorted")
 
 
 def test_the_description_says_what_it_holds(make: Callable[..., PassageStore], opened: Bundle) -> None:
