@@ -2,9 +2,11 @@
 
 import copy
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,10 @@ from .text_limits import NO_LIMITS, TextLimits, clipped
 from .tokenizer import MAX_TOKENS, explained, largest_id, read_tokenizer
 from .windows import WindowCounts, WindowedPairs, Windows
 from .wordpiece import WordPiece, tokens_of
+
+BLANK = re.compile("[ \n]")
+PART_CHARACTERS = 1024
+"""Least characters of a part of a passage in which a window is searched. A window of 512 tokens has about 2,400."""
 
 
 class PairTokenizer:
@@ -214,15 +220,35 @@ class PairTokenizer:
         if not size:
             return 0, 0
         with explained(self._name):
-            # Unlike `encode`, `encode_batch` lets other threads run. A megabyte takes a second.
-            [encoding] = self._tokenizer.encode_batch([passage], add_special_tokens=False)
-        after = place + size
+            offset, before, part = self._part_with(passage, place, size)
+            # Unlike `encode`, `encode_batch` lets other threads run. A megabyte takes a second and 130 MB.
+            [encoding] = self._tokenizer.encode_batch([part], add_special_tokens=False)
+        first, after = place - before, place - before + size
         end = _characters(encoding, after - 1)[1]
-        following = _characters(encoding, after)[0] if after < len(encoding) else len(passage)
+        following = _characters(encoding, after)[0] if after < len(encoding) else len(part)
         # The offsets of the package tokenizers leave out what a normalizer strips from a character or joins with it.
-        while end < following and _extends(passage[end]):
+        while end < following and _extends(part[end]):
             end += 1
-        return _characters(encoding, place)[0], end
+        return offset + _characters(encoding, first)[0], offset + end
+
+    def _part_with(self, passage: str, place: int, size: int) -> tuple[int, int, str]:
+        """Return a part of a passage that holds its tokens `place` to `place + size`, so that less is searched for them.
+
+        The result is the part's first character, the number of tokens before it, and its text. Parts end before blanks. It is
+        the whole passage if the tokens of its parts are others, and if `WordPiece` cannot count them.
+        """
+        cuts = [0]
+        while self._words is not None and (blank := BLANK.search(passage, cuts[-1] + PART_CHARACTERS)):
+            cuts.append(blank.start())
+        if self._words is None or len(cuts) == 1:
+            return 0, 0, passage
+        parts = [passage[begin:end] for begin, end in pairwise([*cuts, len(passage)])]
+        ids, starts, lengths = self._words.tokens([passage, *parts], self.threads)
+        if not np.array_equal(ids[starts[0] :][: lengths[0]], ids[ragged(starts[1:], lengths[1:])]):
+            return 0, 0, passage
+        ends = np.cumsum(lengths[1:])
+        first, last = np.searchsorted(ends, [place, place + size - 1], side="right").tolist()
+        return cuts[first], int(ends[first] - lengths[1 + first]), "".join(parts[first : last + 1])
 
     def _limited(
         self, pairs: Sequence[tuple[str, str]], prompt: str, limits: TextLimits
