@@ -5,6 +5,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from ..errors import InputError, StoreError
+from ..errors import BundleError, InputError, StoreError
 from ..options import whole
 from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide, ragged
 from .pair_template import PairTemplate
@@ -23,6 +24,9 @@ from .windows import WindowCounts, WindowedPairs, Windows
 from .wordpiece import WordPiece, tokens_of
 
 BLANK = re.compile("[ \n]")
+LONG_QUERY = 1000
+"""Most characters of a query that the package tokenizers may tokenize again for each of its passages. A query of 4 MB with 256
+passages would take 70 GB."""
 PART_CHARACTERS = 1024
 """Least characters of a part of a passage in which a window is searched. A window of 512 tokens has about 2,400."""
 
@@ -121,7 +125,7 @@ class PairTokenizer:
         prompt = self.prompt if prompt is None else prompt
         try:
             with explained(self._name):
-                if self._words is not None:
+                if self._words is not None or self._shares_long_queries(pairs):
                     return self._pairs(*self._spans(pairs, prompt))
                 if prompt:
                     pairs = [(prompt + query, passage) for query, passage in pairs]
@@ -144,6 +148,14 @@ class PairTokenizer:
             ids[start:stop] = encoding.ids
             type_ids[start:stop] = encoding.type_ids
         return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets, cut=cut)
+
+    def _shares_long_queries(self, pairs: Sequence[tuple[str, str]]) -> bool:
+        """Tell whether a long query has several consecutive pairs. The package tokenizers would tokenize it for each of them."""
+        if not any(len(query) > LONG_QUERY and query == before for (before, _), (query, _) in pairwise(pairs)):
+            return False
+        with suppress(BundleError):  # a tokenizer that does not join two texts in their order
+            return self._template is not None
+        return False
 
     def encode_within(
         self, pairs: Sequence[tuple[str, str]], limits: TextLimits, *, prompt: str | None = None
