@@ -30,7 +30,10 @@ NUMBERS = 64
 BATCH = 16
 """Maximum number of pairs in a batch."""
 MAX_TOKENS = 4096
-"""Maximum number of tokens in a batch of several pairs. The tensors of all layers are outputs, so they are in memory at once."""
+"""Maximum number of tokens in a batch of several pairs."""
+BATCH_BYTES = 512 << 20
+"""Memory for the tensors of a batch of several pairs. Those of all layers are outputs, so they are in memory at once. With 4,096
+tokens they would take 1 GB for a base model and 2.8 GB for a large one."""
 
 
 def observed(
@@ -50,6 +53,7 @@ def observed(
     graph = graph_of(checkpoint)
     graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
     session = session_of(graph)
+    del graph  # the session has its own copy of the weights
     generator = np.random.default_rng(seed)
     total = int(pairs.lengths.sum())
     taken: npt.NDArray[np.int64] | None = None  # indices of the sampled tokens, numbered through all batches
@@ -58,10 +62,12 @@ def observed(
     high: dict[str, Floats] = {}
     weights = _weights_of_readers(checkpoint, points)
     moments = {name: TokenMoments(weight.shape[1]) for name, weight in weights.items()}
+    channels = sum(weight.shape[1] for weight in weights.values())
+    max_tokens = min(MAX_TOKENS, BATCH_BYTES // (4 * max(1, channels)))
     share = MOMENT_TOKENS / total
     moment_generator = np.random.default_rng(seed)
     start = 0
-    for batch in tqdm(list(_without_padding(pairs)), desc="Calibrating", unit="batch", disable=not progress):
+    for batch in tqdm(list(_without_padding(pairs, max_tokens)), desc="Calibrating", unit="batch", disable=not progress):
         values: list[Floats] = session.run(tensors, feeds_of(session, batch))
         if taken is None:
             width = sum(array.shape[-1] for array in values if array.ndim == 3)
@@ -82,6 +88,7 @@ def observed(
                 samples[name].append(flat[generator.integers(0, len(flat), len(here) * NUMBERS)])
             low[name] = np.minimum(low.get(name, flat[0]), flat.min(axis=0))
             high[name] = np.maximum(high.get(name, flat[0]), flat.max(axis=0))
+        del values, array, flat  # before the next batch is computed
     # The longest pairs come first. Shuffling makes the first n rows a uniform sample too.
     shuffle = np.random.default_rng(seed).permutation
     stats = {
@@ -104,20 +111,24 @@ def _weights_of_readers(checkpoint: Checkpoint, points: Sequence[QuantizationPoi
     readers: dict[str, list[str]] = {}
     for point in points:
         readers.setdefault(point.tensor, []).extend(point.linears)
-    return {
-        tensor: np.concatenate([checkpoint.tensor(f"{linear}.weight") for linear in linears])
-        for tensor, linears in readers.items()
-        if linears
-    }
+    weights = {}
+    for tensor, linears in readers.items():
+        found = [checkpoint.tensor(f"{linear}.weight") for linear in linears]
+        if found:
+            weights[tensor] = found[0] if len(found) == 1 else np.concatenate(found)  # one alone stays the file's memory
+    return weights
 
 
-def _without_padding(pairs: EncodedPairs) -> Iterator[Batch]:
-    """Yield batches of pairs with exactly the same length, because padding would be observed as if it were text."""
+def _without_padding(pairs: EncodedPairs, max_tokens: int) -> Iterator[Batch]:
+    """Yield batches of pairs with exactly the same length, because padding would be observed as if it were text.
+
+    A batch of several pairs has at most `max_tokens` tokens.
+    """
     order = np.argsort(-pairs.lengths, kind="stable")
     cuts = np.flatnonzero(np.diff(pairs.lengths[order])) + 1
     parts = []
     for group in np.split(order, cuts):
-        rows = max(1, min(BATCH, MAX_TOKENS // int(pairs.lengths[group[0]])))
+        rows = max(1, min(BATCH, max_tokens // int(pairs.lengths[group[0]])))
         parts += [group[start : start + rows] for start in range(0, len(group), rows)]
     widths = tuple(int(pairs.lengths[part[0]]) for part in parts)
     return BatchPlan(lengths=pairs.lengths, row_groups=tuple(parts), widths=widths).batches(pairs, pad_id=0)
