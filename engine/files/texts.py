@@ -32,7 +32,7 @@ def read_texts(given: Given, *, only: Collection[str] | None = None) -> dict[str
     texts: dict[str, str] = {}
     for line, text in located_texts(source):
         if only is not None and text.id not in only:
-            continue  # not even its id is kept: the ids of MS MARCO's passages would take a gigabyte
+            continue  # not even its id is kept: a million ids take 0.1 GB
         if text.id in texts:
             raise DataFileError(f"{line.where}: the id {text.id} comes a second time; ids must be unique")
         texts[text.id] = text.text

@@ -67,7 +67,9 @@ def observed(
     share = MOMENT_TOKENS / total
     moment_generator = np.random.default_rng(seed)
     start = 0
-    for batch in tqdm(list(_without_padding(pairs, max_tokens)), desc="Calibrating", unit="batch", disable=not progress):
+    for batch in tqdm(
+        list(_without_padding(pairs, max_tokens)), desc="Calibrating", unit="batch", disable=not progress
+    ):
         values: list[Floats] = session.run(tensors, feeds_of(session, batch))
         if taken is None:
             width = sum(array.shape[-1] for array in values if array.ndim == 3)
@@ -115,7 +117,8 @@ def _weights_of_readers(checkpoint: Checkpoint, points: Sequence[QuantizationPoi
     for tensor, linears in readers.items():
         found = [checkpoint.tensor(f"{linear}.weight") for linear in linears]
         if found:
-            weights[tensor] = found[0] if len(found) == 1 else np.concatenate(found)  # one alone stays the file's memory
+            # A single weight is a view of the checkpoint's memory, and is not copied.
+            weights[tensor] = found[0] if len(found) == 1 else np.concatenate(found)
     return weights
 
 
