@@ -36,8 +36,8 @@ from .passage_store import DESCRIPTION, MAX_NAME_BYTES, PassageStore, StoreDescr
 PIECE = 5_000
 """Passages between two writes of the progress: 0.04 seconds of work, or 0.7 seconds with the package tokenizers."""
 PIECE_CHARACTERS = 8_000_000
-"""Characters after which a piece ends, so that memory does not grow with the length of the passages. Tokenizing takes up to 8 bytes
-for each character."""
+"""Characters after which a piece ends, so that memory does not grow with the length of the passages. Tokenizing takes up to 8
+bytes for each character."""
 PROGRESS = "progress.json"
 GROWING = {"ids.bin": "tokens", "starts.bin": "passages", "lengths.bin": "passages", "names.txt": "name_bytes"}
 
