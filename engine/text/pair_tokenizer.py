@@ -24,9 +24,9 @@ from .windows import WindowCounts, WindowedPairs, Windows
 from .wordpiece import WordPiece, tokens_of
 
 BLANK = re.compile("[ \n]")
-LONG_QUERY = 1000
-"""Most characters of a query that the package tokenizers may tokenize again for each of its passages. A query of 4 MB with 256
-passages would take 70 GB."""
+LONG_PAIR = 2000
+"""Most characters of a pair that the package tokenizers tokenize as a pair. With a query of 4 MB, a list of 256 passages would
+take 70 GB."""
 PART_CHARACTERS = 1024
 """Least characters of a part of a passage in which a window is searched. A window of 512 tokens has about 2,400."""
 
@@ -125,7 +125,7 @@ class PairTokenizer:
         prompt = self.prompt if prompt is None else prompt
         try:
             with explained(self._name):
-                if self._words is not None or self._shares_long_queries(pairs):
+                if self._words is not None or self._joins_long(pairs):
                     return self._pairs(*self._spans(pairs, prompt))
                 if prompt:
                     pairs = [(prompt + query, passage) for query, passage in pairs]
@@ -149,9 +149,12 @@ class PairTokenizer:
             type_ids[start:stop] = encoding.type_ids
         return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets, cut=cut)
 
-    def _shares_long_queries(self, pairs: Sequence[tuple[str, str]]) -> bool:
-        """Tell whether a long query has several consecutive pairs. The package tokenizers would tokenize it for each of them."""
-        if not any(len(query) > LONG_QUERY and query == before for (before, _), (query, _) in pairwise(pairs)):
+    def _joins_long(self, pairs: Sequence[tuple[str, str]]) -> bool:
+        """Tell whether texts are tokenized alone and then joined, because one is long.
+
+        The package tokenizers would tokenize a query again for each of its passages, and a pair that is too long twice.
+        """
+        if not any(len(query) + len(passage) > LONG_PAIR for query, passage in pairs):
             return False
         with suppress(BundleError):  # a tokenizer that does not join two texts in their order
             return self._template is not None
