@@ -392,6 +392,12 @@ def test_the_tensors_of_one_batch_alone_are_in_memory_and_a_wide_model_has_small
         np.testing.assert_allclose(seen[name].high, each.high, atol=1e-5)
 
 
+def test_a_weight_that_alone_reads_its_tensor_is_not_copied(checkpoint: Path) -> None:
+    read = Checkpoint.read(checkpoint)
+    weights = activations._weights_of_readers(read, quantization_points(read, Recipe()))
+    assert np.shares_memory(weights["layer.0.context"], read.tensor("layer.0.attention_output.weight"))
+
+
 # -- a pair's score is its own
 
 
