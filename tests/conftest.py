@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -54,6 +54,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    with suppress(ImportError):  # an adapter's environment lacks Hypothesis, and runs none of its tests
+        from hypothesis import settings
+
+        settings.register_profile("crossrt", deadline=None)  # on a busy machine any call may take long
+        settings.load_profile("crossrt")
     kind = config.option.processor
     if kind is None:
         return

@@ -25,7 +25,7 @@ from .wordpiece import WordPiece, tokens_of
 
 BLANK = re.compile("[ \n]")
 LONG_PAIR = 2000
-"""Most characters of a pair that the package tokenizers tokenize as a pair. With a query of 4 MB, a list of 256 passages would
+"""Most characters of the pairs that the package tokenizers tokenize as pairs. With a query of 4 MB, a list of 256 passages would
 take 70 GB."""
 PART_CHARACTERS = 1024
 """Least characters of a part of a passage in which a window is searched. A window of 512 tokens has about 2,400."""

@@ -29,11 +29,8 @@ NUMBERS = 64
 """Numbers that are sampled from an operand of attention, per sampled token."""
 BATCH = 16
 """Maximum number of pairs in a batch."""
-MAX_TOKENS = 4096
-"""Maximum number of tokens in a batch of several pairs."""
-BATCH_BYTES = 512 << 20
-"""Memory for the tensors of a batch of several pairs. Those of all layers are outputs, so they are in memory at once. With 4,096
-tokens they would take 1 GB for a base model and 2.8 GB for a large one."""
+BATCH_BYTES = 1 << 30
+"""Maximum memory for what the linear layers read, in all layers, of a batch of several pairs."""
 
 
 def observed(
@@ -62,9 +59,9 @@ def observed(
     high: dict[str, Floats] = {}
     weights = _weights_of_readers(checkpoint, points)
     moments = {name: TokenMoments(weight.shape[1]) for name, weight in weights.items()}
-    channels = sum(weight.shape[1] for weight in weights.values())
-    max_tokens = min(MAX_TOKENS, BATCH_BYTES // (4 * max(1, channels)))
     share = MOMENT_TOKENS / total
+    bytes_per_token = 4 * sum(weight.shape[1] for weight in weights.values())
+    max_tokens = BATCH_BYTES // max(1, bytes_per_token)
     moment_generator = np.random.default_rng(seed)
     start = 0
     for batch in tqdm(
@@ -113,19 +110,17 @@ def _weights_of_readers(checkpoint: Checkpoint, points: Sequence[QuantizationPoi
     readers: dict[str, list[str]] = {}
     for point in points:
         readers.setdefault(point.tensor, []).extend(point.linears)
-    weights = {}
-    for tensor, linears in readers.items():
-        found = [checkpoint.tensor(f"{linear}.weight") for linear in linears]
-        if found:
-            # A single weight is a view of the checkpoint's memory, and is not copied.
-            weights[tensor] = found[0] if len(found) == 1 else np.concatenate(found)
-    return weights
+    return {
+        tensor: np.concatenate(found) if len(found) > 1 else found[0]  # a single one may be mapped from the file
+        for tensor, linears in readers.items()
+        if (found := [checkpoint.tensor(f"{linear}.weight") for linear in linears])
+    }
 
 
 def _without_padding(pairs: EncodedPairs, max_tokens: int) -> Iterator[Batch]:
     """Yield batches of pairs with exactly the same length, because padding would be observed as if it were text.
 
-    A batch of several pairs has at most `max_tokens` tokens.
+    A batch has at most `BATCH` pairs and, if it has several, at most `max_tokens` tokens.
     """
     order = np.argsort(-pairs.lengths, kind="stable")
     cuts = np.flatnonzero(np.diff(pairs.lengths[order])) + 1

@@ -15,7 +15,7 @@ SCRIPTS = [
     for file in sorted((ROOT / "scripts").iterdir())
     if file.is_file() and os.access(file, os.X_OK) and file.read_bytes().startswith(b"#!/usr/bin/env bash")
 ]
-HAVE_OPTIONS = {"check", "conformance", "export_models", "release", "result_tables", "test"}
+HAVE_OPTIONS = {"check", "conformance", "export_models", "oldest", "release", "result_tables", "test"}
 """Their first argument may be an option, of pytest or of a program in Python."""
 
 

@@ -52,6 +52,7 @@ PROCESSORS = {
 }
 """What Linux says of a processor, the kind of kernels for each precision, and whether it has VNNI."""
 
+SPELLED = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 COMPUTED_BY_SOME = [Precision.FP32, Precision.BF16, Precision.INT8]
 
 
@@ -246,13 +247,18 @@ def test_an_older_runtime_than_was_tried_is_no_backend(
             CrossEncoder(bundle, backend="openvino", device="cpu")
 
 
-def test_the_oldest_runtimes_are_those_that_the_extras_ask_for() -> None:
+def test_the_oldest_versions_are_those_that_the_extras_ask_for_and_the_documents_name() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]
     asked = {requirement for extra in ("cpu", "export", "cuda") for requirement in extras[extra]}
+    started = " ".join((REPOSITORY / "docs/getting-started.md").read_text(encoding="utf-8").split())
+    for name, spelled in {"torch": "PyTorch", "transformers": "transformers"}.items():
+        [oldest] = re.findall(rf"{name}>=([\d.]+)", " ".join(extras["export"]))
+        assert f"{spelled} {oldest} " in started
     for backend, numbers in registry.OLDEST.items():
         oldest = ".".join(map(str, numbers))
         named = {re.sub(r"\[.*\]", "", each) for each in asked if each.startswith((f"{backend}>", f"{backend}-gpu"))}
         assert named
         assert all(each.endswith(f">={oldest}") for each in named)
+        assert f"{SPELLED[backend]} from {oldest} on" in started

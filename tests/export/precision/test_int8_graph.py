@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -349,53 +348,28 @@ def test_what_was_seen_is_what_pytorch_holds_and_its_size_does_not_grow(
     np.testing.assert_allclose(fewer["embedding_norm"].high, seen["embedding_norm"].high, atol=1e-5)
 
 
-def test_the_tensors_of_one_batch_alone_are_in_memory_and_a_wide_model_has_small_batches(
-    checkpoint: Path, pairs: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_of_several_pairs_has_a_limit_of_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Checkpoint.read(checkpoint)
-    encoded = PairTokenizer.from_file(checkpoint / "tokenizer.json", max_length=64).encode(pairs * 8)
+    encoder = PairTokenizer.from_file(checkpoint / "tokenizer.json", max_length=64)
+    encoded = encoder.encode([("river", "the river is long")] * 20 + [("river", "the river is long and wide")] * 3)
+    short, long = sorted({int(length) for length in encoded.lengths})
+    shapes = []
+
+    def noted(session: onnxruntime.InferenceSession, batch: Batch) -> Any:
+        shapes.append(batch.input_ids.shape)
+        return feeds_of(session, batch)
+
+    monkeypatch.setattr(activations, "feeds_of", noted)
     points = quantization_points(read, Recipe())
-    expected = observed(read, points, encoded)
-    tokens: list[int] = []
-    alive: list[weakref.ref[np.ndarray]] = []
-
-    class Graph:
-        """A graph of which it is known whether it is still in memory."""
-
-        def __init__(self, read: Checkpoint) -> None:
-            self.model = graph_of(read)
-            self.graph = self.model.graph
-
-    def counted(graph: Graph) -> Any:
-        session = session_of(graph.model)
-        weights = weakref.ref(graph)
-
-        def run(names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-            assert weights() is None, "the graph's weights"
-            assert not [each for each in alive if each() is not None], "tensors of an earlier batch"
-            tokens.append(feeds["input_ids"].size)
-            found = session.run(names, feeds)
-            alive.extend(map(weakref.ref, found))
-            return found
-
-        return SimpleNamespace(run=run, get_inputs=session.get_inputs)
-
-    monkeypatch.setattr(activations, "graph_of", Graph)
-    monkeypatch.setattr(activations, "session_of", counted)
-    channels = sum({each.tensor: read.tensor(f"{each.linears[0]}.weight").shape[1] for each in points}.values())
-    monkeypatch.setattr(activations, "BATCH_BYTES", 4 * channels * 70)
     seen = observed(read, points, encoded)
-    assert 64 < max(tokens) <= 70
-    assert sum(tokens) == len(encoded.ids)
-    for name, each in expected.items():
-        np.testing.assert_allclose(seen[name].rows, each.rows, atol=1e-5)
-        np.testing.assert_allclose(seen[name].high, each.high, atol=1e-5)
-
-
-def test_a_weight_that_alone_reads_its_tensor_is_not_copied(checkpoint: Path) -> None:
-    read = Checkpoint.read(checkpoint)
-    weights = activations._weights_of_readers(read, quantization_points(read, Recipe()))
-    assert np.shares_memory(weights["layer.0.context"], read.tensor("layer.0.attention_output.weight"))
+    assert shapes == [(3, long), (16, short), (4, short)]
+    shapes.clear()
+    per_token = 4 * sum(array.rows.shape[1] for array in seen.values())
+    monkeypatch.setattr(activations, "BATCH_BYTES", 2 * short * per_token)
+    fewer = observed(read, points, encoded)
+    assert shapes == [(1, long)] * 3 + [(2, short)] * 10
+    for name, stats in seen.items():
+        np.testing.assert_allclose(stats.high, fewer[name].high, atol=1e-5)
 
 
 # -- a pair's score is its own
