@@ -78,7 +78,7 @@ class Folder:
             file.write(content)
 
     def clear_abandoned(self, name: str) -> None:
-        """Remove what processes that were killed while they wrote have left in a subfolder. An object store keeps nothing of it."""
+        """Remove what killed writers left in a subfolder. An object store keeps nothing of it."""
         if self._system is None:
             clear_abandoned(self._root / name)
 
