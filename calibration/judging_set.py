@@ -14,6 +14,9 @@ MIN_CANDIDATES = 50
 """Minimum number of queries, and of candidates per query. The top ten of ten candidates would always agree."""
 MAX_CANDIDATES = 100
 MAX_PAIRS = 5000
+MAX_POOL = 100_000
+"""Most passages of other queries among which BM25 looks for a query's candidates. Its index takes 2.4 KB for a passage of 50
+words."""
 SAMPLE = Path(__file__).resolve().parent.parent / "demo" / "sample"
 
 Pairs = Sequence[tuple[str, str]]
@@ -89,7 +92,8 @@ class JudgingSet:
 
     @classmethod
     def pooled(cls, pairs: Pairs, *, source: str, seed: int = 0) -> "JudgingSet":
-        """Make lists from bare pairs: a query's own passages, filled up to 50 with BM25's best among all passages.
+        """Make lists from bare pairs: a query's own passages, filled up to 50 with BM25's best among all passages, or among a
+        sample of `MAX_POOL` passages of other queries if there are more.
 
         A quarter of the queries are used, at least 20 and at most 50. The rest is left for calibration. Raises DataFileError,
         saying how many are needed, for fewer than 40 queries or 50 different passages.
@@ -106,6 +110,10 @@ class JudgingSet:
             )
         count = min(50, max(MIN_QUERIES, len(by_query) // 4))
         chosen = random.Random(seed).sample(sorted(by_query), count)
+        own_passages = dict.fromkeys(passage for query in chosen for passage in by_query[query])
+        if len(pool) - len(own_passages) > MAX_POOL:
+            others = [passage for passage in pool if passage not in own_passages]
+            pool = [*own_passages, *random.Random(seed).sample(others, MAX_POOL)]
         nearest = _bm25(chosen, pool)
         numbers = {passage: number for number, passage in enumerate(pool)}
         candidates = {}

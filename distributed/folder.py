@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import BackendError
-from ..engine.files.publish import replaced
+from ..engine.files.publish import clear_abandoned, replaced
 
 ROWS, PARTS, BEGUN = "rows", "parts", "begun"
 """Folders of a job: the rows of blocks that have no part yet, the parts, and for each block an empty file per attempt."""
@@ -74,8 +74,13 @@ class Folder:
             return
         target = self._root / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(target) as file:
+        with replaced(target, clear=False) as file:  # a search for each of n files would list n files
             file.write(content)
+
+    def clear_abandoned(self, name: str) -> None:
+        """Remove what killed writers left in a subfolder. An object store keeps nothing of it."""
+        if self._system is None:
+            clear_abandoned(self._root / name)
 
     def exists(self, name: str) -> bool:
         """Tell whether a file exists now."""

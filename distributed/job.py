@@ -21,7 +21,7 @@ from ..engine.text.windows import Windows
 from .actors import scored
 from .cluster import LOCAL, check_ray, connected, pool_in
 from .fetched import described, fetched
-from .folder import BEGUN, ROWS, Folder, is_url
+from .folder import BEGUN, PARTS, ROWS, Folder, is_url
 from .identity import Identity, bundle_digest, store_digest
 from .merge import merged
 from .plan import planned
@@ -138,6 +138,7 @@ def rerank(
         found = merged(folder, plan.names, out, tag=tag, top_k=top_k, skip=work.skip)
         folder.remove(ROWS)
         folder.remove(BEGUN)
+        folder.clear_abandoned(PARTS)
     return Summary(
         queries=len(candidates),
         pairs=plan.pairs,

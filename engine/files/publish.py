@@ -103,13 +103,15 @@ def replaced_text(target: Path) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def replaced(target: Path) -> Iterator[IO[bytes]]:
+def replaced(target: Path, *, clear: bool = True) -> Iterator[IO[bytes]]:
     """Yield a binary file that replaces `target` when the block succeeds, and is removed when it raises.
 
-    If `target` is a symbolic link, the link itself is replaced, and the file that it points to is not changed. Raises OSError,
-    naming `target`.
+    If `target` is a symbolic link, the link itself is replaced, and the file that it points to is not changed. Without `clear`
+    the folder is not searched for siblings that killed processes left. Whoever writes many files into one folder calls
+    `clear_abandoned` once instead. Raises OSError, naming `target`.
     """
-    clear_abandoned(target.parent, target.name)
+    if clear:
+        clear_abandoned(target.parent, target.name)
     with _partial(target) as partial:
         with partial.open("xb") as file:
             yield file

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +27,7 @@ from ..files.publish import clear_abandoned, naming, put_in_place, replaced_text
 from ..files.record import read_json, record
 from ..files.source import Given, Line, Source
 from ..files.texts import Text, check_columns, shown, text_of
+from ..files.trec import FEW
 from ..text.encoded_pairs import Spans, TruncationSide, ragged
 from ..text.tokenizer import explained, largest_id
 from ..text.wordpiece import WordPiece, tokens_of
@@ -34,6 +35,9 @@ from .passage_store import DESCRIPTION, MAX_LENGTH, MAX_NAME_BYTES, PassageStore
 
 PIECE = 5_000
 """Passages between two writes of the progress: 0.04 seconds of work, or 0.7 seconds with the package tokenizers."""
+PIECE_CHARACTERS = 8_000_000
+"""Characters after which a piece ends, so that memory does not grow with the length of the passages. Tokenizing takes up to 8
+bytes for each character."""
 PROGRESS = "progress.json"
 GROWING = {"ids.bin": "tokens", "starts.bin": "passages", "lengths.bin": "passages", "names.txt": "name_bytes"}
 
@@ -196,11 +200,12 @@ def _grow(
     )
     with ExitStack() as opened:
         files = {name: opened.enter_context(_own(partial / name, "ab")) for name in GROWING}
-        while piece := list(islice(lines, PIECE)):
+        for piece in _pieces(lines):
             found = [text_of(line) for line in piece]
             names = [checked_name(text, line) for text, line in zip(found, piece, strict=True)]
             texts = [text.text for text in found]
-            if not state.passages:  # in the first piece, so that a wrong file is refused early
+            # In the first piece, so that a wrong file is refused early. A few long texts may all hold tabs by chance.
+            if not state.passages and (len(piece) >= FEW or sum(map(len, texts)) < PIECE_CHARACTERS):
                 check_columns({text.tabs for text in found}, source, "`id <tab> text`")
             with explained("the tokenizer"):
                 ids, begins, lengths = tokenize(texts)
@@ -232,6 +237,20 @@ def _grow(
             state.name_bytes += len(names_text)
             _save(partial, state)
             bar.update(read)
+
+
+def _pieces(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    """Yield lists of at most `PIECE` lines, which end earlier once they have `PIECE_CHARACTERS` characters."""
+    piece: list[Line] = []
+    characters = 0
+    for line in lines:
+        piece.append(line)
+        characters += len(line.text)
+        if len(piece) == PIECE or characters >= PIECE_CHARACTERS:
+            yield piece
+            piece, characters = [], 0
+    if piece:
+        yield piece
 
 
 def checked_name(text: Text, line: Line) -> str:

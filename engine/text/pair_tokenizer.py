@@ -2,16 +2,19 @@
 
 import copy
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from ..errors import InputError, StoreError
+from ..errors import BundleError, InputError, StoreError
 from ..options import whole
 from .encoded_pairs import EncodedPairs, Prepared, Spans, TruncationSide, ragged
 from .pair_template import PairTemplate
@@ -19,6 +22,13 @@ from .text_limits import NO_LIMITS, TextLimits, clipped
 from .tokenizer import MAX_TOKENS, explained, largest_id, read_tokenizer
 from .windows import WindowCounts, WindowedPairs, Windows
 from .wordpiece import WordPiece, tokens_of
+
+BLANK = re.compile("[ \n]")
+LONG_PAIR = 2000
+"""Most characters of the pairs that the package tokenizers tokenize as pairs. With a query of 4 MB, a list of 256 passages would
+take 70 GB."""
+PART_CHARACTERS = 1024
+"""Least characters of a part of a passage in which a window is searched. A window of 512 tokens has about 2,400."""
 
 
 class PairTokenizer:
@@ -115,7 +125,7 @@ class PairTokenizer:
         prompt = self.prompt if prompt is None else prompt
         try:
             with explained(self._name):
-                if self._words is not None:
+                if self._words is not None or self._joins_long(pairs):
                     return self._pairs(*self._spans(pairs, prompt))
                 if prompt:
                     pairs = [(prompt + query, passage) for query, passage in pairs]
@@ -138,6 +148,17 @@ class PairTokenizer:
             ids[start:stop] = encoding.ids
             type_ids[start:stop] = encoding.type_ids
         return EncodedPairs(ids=ids, type_ids=type_ids, offsets=offsets, cut=cut)
+
+    def _joins_long(self, pairs: Sequence[tuple[str, str]]) -> bool:
+        """Tell whether texts are tokenized alone and then joined, because one is long.
+
+        The package tokenizers would tokenize a query again for each of its passages, and a pair that is too long twice.
+        """
+        if not any(len(query) + len(passage) > LONG_PAIR for query, passage in pairs):
+            return False
+        with suppress(BundleError):  # a tokenizer that does not join two texts in their order
+            return self._template is not None
+        return False
 
     def encode_within(
         self, pairs: Sequence[tuple[str, str]], limits: TextLimits, *, prompt: str | None = None
@@ -214,15 +235,35 @@ class PairTokenizer:
         if not size:
             return 0, 0
         with explained(self._name):
-            # Unlike `encode`, `encode_batch` lets other threads run. A megabyte takes a second.
-            [encoding] = self._tokenizer.encode_batch([passage], add_special_tokens=False)
-        after = place + size
+            offset, before, part = self._part_with(passage, place, size)
+            # Unlike `encode`, `encode_batch` lets other threads run. A megabyte takes a second and 130 MB.
+            [encoding] = self._tokenizer.encode_batch([part], add_special_tokens=False)
+        first, after = place - before, place - before + size
         end = _characters(encoding, after - 1)[1]
-        following = _characters(encoding, after)[0] if after < len(encoding) else len(passage)
+        following = _characters(encoding, after)[0] if after < len(encoding) else len(part)
         # The offsets of the package tokenizers leave out what a normalizer strips from a character or joins with it.
-        while end < following and _extends(passage[end]):
+        while end < following and _extends(part[end]):
             end += 1
-        return _characters(encoding, place)[0], end
+        return offset + _characters(encoding, first)[0], offset + end
+
+    def _part_with(self, passage: str, place: int, size: int) -> tuple[int, int, str]:
+        """Return a part of a passage that holds its tokens `place` to `place + size`, so that less is searched for them.
+
+        The result is the part's first character, the number of tokens before it, and its text. Parts end before blanks. It is
+        the whole passage if the tokens of its parts are others, and if `WordPiece` cannot count them.
+        """
+        cuts = [0]
+        while self._words is not None and (blank := BLANK.search(passage, cuts[-1] + PART_CHARACTERS)):
+            cuts.append(blank.start())
+        if self._words is None or len(cuts) == 1:
+            return 0, 0, passage
+        parts = [passage[begin:end] for begin, end in pairwise([*cuts, len(passage)])]
+        ids, starts, lengths = self._words.tokens([passage, *parts], self.threads)
+        if not np.array_equal(ids[starts[0] :][: lengths[0]], ids[ragged(starts[1:], lengths[1:])]):
+            return 0, 0, passage
+        ends = np.cumsum(lengths[1:])
+        first, last = np.searchsorted(ends, [place, place + size - 1], side="right").tolist()
+        return cuts[first], int(ends[first] - lengths[1 + first]), "".join(parts[first : last + 1])
 
     def _limited(
         self, pairs: Sequence[tuple[str, str]], prompt: str, limits: TextLimits

@@ -6,6 +6,7 @@ import ir_measures
 import numpy as np
 import pytest
 
+from crossrt.calibration import judging_set
 from crossrt.calibration.calibration_set import CalibrationSet
 from crossrt.calibration.judge import Judge
 from crossrt.calibration.judging_set import MIN_CANDIDATES, MIN_QUERIES, JudgingSet
@@ -53,6 +54,18 @@ def test_bare_pairs_are_pooled_with_passages_that_share_words() -> None:
     left = CalibrationSet.sample(pairs, source="pairs.tsv").without_queries(judging.texts_of_queries, size=2000)
     assert not {query for query, _ in left.pairs} & judging.texts_of_queries
     assert len(left.pairs) == 120
+
+
+def test_a_large_file_is_pooled_with_a_sample_of_its_passages(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(f"word{query} again", f"a text of word{query} number {n}") for query in range(60) for n in range(10)]
+    monkeypatch.setattr(judging_set, "MAX_POOL", 80)
+    judging = JudgingSet.pooled(pairs, source="pairs.tsv")
+    assert len(judging.passages) == 20 * 10 + 80
+    assert judging.sha256 == JudgingSet.pooled(pairs, source="pairs.tsv").sha256
+    for query, ids in judging.candidates.items():
+        texts = {judging.passages[passage] for passage in ids}
+        assert texts >= {passage for asked, passage in pairs if asked == judging.queries[query]}
+        assert len(texts) == MIN_CANDIDATES
 
 
 def test_pairs_that_are_too_few_or_all_alike_are_an_error() -> None:

@@ -1,6 +1,7 @@
 """Files of a job in a directory and behind a URL, a store that is fetched once, and whose parts a folder holds."""
 
 import dataclasses
+import os
 import resource
 import shutil
 import signal
@@ -16,6 +17,7 @@ from crossrt.distributed.identity import Identity, bundle_digest
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError, DataFileError, StoreError
 from crossrt.engine.files.cache import VARIABLE
+from crossrt.engine.files.lock import file_lock
 from crossrt.engine.store.passage_store import DESCRIPTION, PassageStore
 
 
@@ -41,6 +43,31 @@ def test_files_are_written_read_listed_and_removed(folder: Folder) -> None:
     folder.remove("parts")
     folder.remove("parts")
     assert folder.names("parts") == set()
+
+
+def test_no_file_is_looked_for_among_the_others_when_one_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(str(tmp_path))
+    listed: list[str] = []
+    for listing in ("listdir", "scandir"):
+        actual = getattr(os, listing)
+        monkeypatch.setattr(os, listing, lambda path=".", actual=actual: listed.append(path) or actual(path))
+    for number in range(5):
+        folder.write(f"parts/{number}", b"one")
+    assert listed == []
+
+
+def test_what_killed_writers_left_is_removed_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write("parts/a", b"one")
+    left, begun = (tmp_path / "parts" / f".b.{digit * 16}.partial" for digit in "12")
+    for partial in (left, begun):
+        partial.write_bytes(b"half")
+    with file_lock(begun.with_suffix(".lock")):
+        folder.clear_abandoned("parts")
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"a", begun.name}
+    folder.clear_abandoned("nothing")
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])

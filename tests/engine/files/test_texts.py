@@ -1,6 +1,7 @@
 """Texts by their ids: tabs or JSON, by the field names of Pyserini, BEIR and MS MARCO's copies."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,16 @@ def test_fields_have_the_names_that_retrieval_tools_give(tmp_path: Path, row: An
 def test_a_line_that_is_no_text_is_shown(tmp_path: Path, row: Any, message: str) -> None:
     with pytest.raises(DataFileError, match=message):
         read_texts(written(tmp_path / "file", {"id": 0, "text": "first"}, row))
+
+
+def test_ids_that_are_not_wanted_take_no_memory(tmp_path: Path) -> None:
+    lines = [f"passage-{number}\ta text" for number in range(5_000)]
+    file = written(tmp_path / "file", *lines, lines[5], "wanted\tone")
+    tracemalloc.start()
+    try:
+        assert read_texts(file, only={"wanted"}) == {"wanted": "one"}
+        assert tracemalloc.get_traced_memory()[1] < 200_000  # the ids alone take 300 kB
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(DataFileError, match="line 5001: the id passage-5 comes a second time"):
+        read_texts(file, only={"passage-5"})

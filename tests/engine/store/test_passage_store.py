@@ -31,7 +31,7 @@ from crossrt.engine.store.preparation import WHOLE, prepare
 from crossrt.engine.text.encoded_pairs import Spans, TruncationSide
 from crossrt.engine.text.pair_template import PairTemplate
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
-from crossrt.engine.text.wordpiece import tokens_of
+from crossrt.engine.text.wordpiece import WordPiece, tokens_of
 from tests.engine.text.real_tokenizer import SIDES, real_rows, rows_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=120)
@@ -368,6 +368,34 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_in_the_same_store(
     for name in made.description.files:
         assert (store / name).read_bytes() == (whole.path / name).read_bytes()
     assert sorted(path.name for path in store.iterdir()) == sorted([*made.description.files, "store.json"])
+
+
+def test_memory_does_not_grow_with_the_length_of_the_passages(
+    make: Callable[..., PassageStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = [f"river {number} " + "city " * 100 for number in range(60)] + ["short"] * 20
+    whole = make(passages)
+    sizes: list[int] = []
+    tokens = WordPiece.tokens
+
+    def counted(words: WordPiece, texts: Sequence[str], threads: int = 1) -> Spans:
+        sizes.append(sum(map(len, texts)))
+        return tokens(words, texts, threads)
+
+    monkeypatch.setattr(WordPiece, "tokens", counted)
+    monkeypatch.setattr(preparation, "PIECE_CHARACTERS", 5_000)
+    pieces = make(passages, force=True)
+    assert len(sizes) > 5
+    assert max(sizes) < 5_000 + 600
+    assert (pieces.path / "ids.bin").read_bytes() == whole._ids.tobytes()
+
+
+def test_a_few_long_passages_with_tabs_are_no_file_of_three_columns(
+    make: Callable[..., PassageStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = ["river\tcity " * 2, *["city"] * 30]
+    monkeypatch.setattr(preparation, "PIECE_CHARACTERS", 10)
+    assert len(make(passages)) == 31
 
 
 def test_another_input_or_tokenizer_starts_anew(tmp_path: Path, bundle: Path, tokenizer: Tokenizer) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from crossrt.engine.errors import OptionError
+from crossrt.engine.text import pair_tokenizer
 from crossrt.engine.text.encoded_pairs import TruncationSide
 from crossrt.engine.text.pair_tokenizer import PairTokenizer, without_truncation_and_padding
 from crossrt.engine.text.text_limits import TextLimits
@@ -69,9 +70,52 @@ def test_without_wordpiece_texts_are_truncated_on_the_same_side(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WordPiece, "of", lambda tokenizer: None)
-        pair_tokenizer = PairTokenizer(tokenizer, max_length=max_length, truncation_side=side)
-    rows = rows_of(pair_tokenizer.encode([(query, passage)]))
+        encoder = PairTokenizer(tokenizer, max_length=max_length, truncation_side=side)
+    rows = rows_of(encoder.encode([(query, passage)]))
     assert rows == real_rows(tokenizer, [(query, passage)], max_length=max_length, truncation_side=side)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    query=TEXT,
+    passages=st.lists(TEXT, min_size=2, max_size=4),
+    max_length=st.integers(4, 40),
+    side=st.sampled_from(SIDES),
+)
+def test_without_wordpiece_long_texts_are_joined_to_the_same_tokens(
+    tokenizer: Tokenizer, query: str, passages: list[str], max_length: int, side: TruncationSide
+) -> None:
+    pairs = [("river", "city"), *((query, passage) for passage in passages)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WordPiece, "of", lambda tokenizer: None)
+        patch.setattr(pair_tokenizer, "LONG_PAIR", -1)
+        encoder = PairTokenizer(tokenizer, max_length=max_length, truncation_side=side)
+        rows = rows_of(encoder.encode(pairs))
+    assert rows == real_rows(tokenizer, pairs, max_length=max_length, truncation_side=side)
+
+
+def test_without_wordpiece_a_long_query_and_a_long_passage_are_tokenized_once(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WordPiece, "of", lambda tokenizer: None)
+    encoder = PairTokenizer(tokenizer, max_length=64)
+    query = "where is the river " * 100
+    passages = ["river " * 500, *(f"city {number}" for number in range(30))]
+    pairs = [(query, passage) for passage in passages]
+    tokenized: list[int] = []
+
+    class Counting:
+        """Notes the characters of the texts that the package tokenizers gets."""
+
+        def encode_batch_fast(self, texts: list[Any], **options: bool) -> Any:
+            tokenized.extend(len(each) if isinstance(each, str) else sum(map(len, each)) for each in texts)
+            return tokenizer.encode_batch_fast(texts, **options)
+
+    assert encoder._template  # made once, from a pair of words
+    monkeypatch.setattr(encoder, "_tokenizer", Counting())
+    encoded = encoder.encode(pairs)
+    assert sum(tokenized) == len(query) + sum(map(len, passages))
+    assert rows_of(encoded) == real_rows(tokenizer, pairs, max_length=64)
 
 
 def test_without_a_post_processor_token_types_are_transformers() -> None:
@@ -99,13 +143,13 @@ def test_numpys_integers_are_integers_and_texts_are_not(tokenizer: Tokenizer) ->
 
 
 def test_many_threads_may_encode_at_once(tokenizer: Tokenizer) -> None:
-    pair_tokenizer = PairTokenizer(tokenizer, max_length=32)
+    encoder = PairTokenizer(tokenizer, max_length=32)
     pairs = [("where is the river", "city " * count) for count in range(40)]
-    expected = pair_tokenizer.encode(pairs).ids
+    expected = encoder.encode(pairs).ids
 
     def encode(_: int) -> None:
         for _ in range(50):
-            np.testing.assert_array_equal(pair_tokenizer.encode(pairs).ids, expected)
+            np.testing.assert_array_equal(encoder.encode(pairs).ids, expected)
 
     in_threads(encode, 8)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from crossrt.engine.errors import InputError, OptionError
+from crossrt.engine.text import pair_tokenizer
 from crossrt.engine.text.encoded_pairs import EncodedPairs, TruncationSide
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.engine.text.text_limits import TextLimits
@@ -130,6 +131,47 @@ def test_a_window_is_found_in_the_text() -> None:
         again = real("bert").encode(passage[begin:end], add_special_tokens=False).ids
         assert again == tokens[place : place + size]
     assert encoder.window_text("", 0, 0) == (0, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pieces=st.lists(
+        st.sampled_from([*WORDS, " ", "\n", "\t", "\u0301", "cafe\u0301", "\u3000", "[SEP]", "\x1c"]), max_size=60
+    ),
+    place=st.floats(0, 1),
+    size=st.integers(1, 12),
+)
+def test_a_window_is_found_in_a_part_as_in_the_whole_text(pieces: list[str], place: float, size: int) -> None:
+    passage, encoder = "".join(pieces), PairTokenizer(real("bert"), max_length=512)
+    count = len(real("bert").encode(passage, add_special_tokens=False))
+    begin = int(place * max(0, count - 1))
+    size = min(size, count - begin)
+    whole = encoder.window_text(passage, begin, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair_tokenizer, "PART_CHARACTERS", 5)
+        assert encoder.window_text(passage, begin, size) == whole
+
+
+def test_a_window_of_a_long_text_is_found_without_tokenizing_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = PairTokenizer(real("bert"), max_length=512)
+    passage = "the river is in the city, " * 10_000
+    tokenized: list[int] = []
+    one = len(encoder._tokenizer.encode("the river is in the city,", add_special_tokens=False))
+    monkeypatch.setattr(encoder, "_tokenizer", CountingTokenizer(encoder._tokenizer, tokenized))
+    begin, end = encoder.window_text(passage, 9_000 * one, one)
+    assert (begin, end) == (9_000 * 26, 9_000 * 26 + 25)
+    assert sum(tokenized) < 5_000
+
+
+class CountingTokenizer:
+    """Notes the characters of the texts that the package tokenizers gets."""
+
+    def __init__(self, tokenizer: Tokenizer, tokenized: list[int]) -> None:
+        self._tokenizer, self._tokenized = tokenizer, tokenized
+
+    def encode_batch(self, texts: list[str], **options: bool) -> list[Any]:
+        self._tokenized += map(len, texts)
+        return list(self._tokenizer.encode_batch(texts, **options))
 
 
 @pytest.mark.parametrize(
