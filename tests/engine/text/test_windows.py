@@ -257,7 +257,7 @@ def test_a_query_that_leaves_no_room_is_refused_by_its_number() -> None:
 
 def test_other_threads_go_on_while_the_place_of_a_window_is_looked_for() -> None:
     encoder = PairTokenizer.from_file(DEMO, max_length=128)
-    passage = " ".join(f"the river number {number}" for number in range(10_000))
+    passage = " ".join(f"the river number {number}" for number in range(200_000))
     stop, pauses = threading.Event(), list[float]()
 
     def tick() -> None:
@@ -273,7 +273,7 @@ def test_other_threads_go_on_while_the_place_of_a_window_is_looked_for() -> None
         for _ in range(3):  # a busy machine pauses too
             pauses.clear()
             begin = time.perf_counter()
-            encoder.window_text(passage, 30_000, 100)
+            encoder.window_text(passage, 600_000, 100)
             shares.append(max(pauses, default=1.0) / (time.perf_counter() - begin))
         stop.set()
         ticking.result()
