@@ -172,7 +172,7 @@ def open_systems(
     arguments: argparse.Namespace, requests: list[tuple[str, list[str]]], running: contextlib.ExitStack
 ) -> list[Process]:
     """Start the systems one after the other, the reference first."""
-    calibration = running.enter_context(tempfile.NamedTemporaryFile("w", suffix=".tsv"))  # noqa: SIM115, the stack's
+    calibration = running.enter_context(tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".tsv"))  # noqa: SIM115, the stack's
     for query, text in [(query, text) for query, texts in requests for text in texts][::14][:300]:
         print(f"{query}\t{text}", file=calibration)
     calibration.flush()

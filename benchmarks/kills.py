@@ -262,7 +262,7 @@ def remove(path: Path) -> None:
 def whole_run(words: tuple[str, ...], log: Path) -> None:
     """Run a command to its end. Raises AssertionError with the command's output when it fails."""
     status = killed(words, log, None, signal.SIGKILL)
-    assert status == 0, f"crossrt {words[0]} failed by itself: {log.read_text()[-1000:]}"
+    assert status == 0, f"crossrt {words[0]} failed by itself: {log.read_text(encoding='utf-8')[-1000:]}"
 
 
 def killed(words: tuple[str, ...], log: Path, delay: float | None, kind: signal.Signals) -> int:
@@ -288,7 +288,7 @@ def run(words: tuple[str, ...], log: Path) -> None:
     """Run the command line in this process and exit. Never returns."""
     status = 99
     try:
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         sys.argv = ["crossrt", *words]

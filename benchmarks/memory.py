@@ -64,7 +64,7 @@ def main() -> None:
 
 def resident_mb() -> float:
     """Return this process's resident memory in MB."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmRSS"))
 
 

@@ -184,7 +184,7 @@ def run_timed(words: list[str]) -> None:
 def processor_seconds(pid: int) -> float:
     """Return the processor seconds that a process has used itself, or 0 if it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -348,7 +348,7 @@ def title(pid: int) -> str:
 def own_memory(pid: int) -> float:
     """Return the resident memory of a process without mapped files, in MB, or 0 if it has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return 0.0
     fields = dict(line.split(":", 1) for line in status.splitlines())

@@ -1,5 +1,6 @@
 """`crossrt export` makes a bundle from a checkpoint or from an existing ONNX file."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -198,12 +199,13 @@ def _take_existing(source: str, directory: Path, out: Path, *, source_id: str, *
     file = bundle.manifest.source["onnx_file"]
     say(f"{out}: {size_of(bundle.path)}, {held}, from {file} of {source_id}; its parity was not checked.")
     words = "" if held == "fp32" else f" --precision {held}" + (" --pairs PAIRS.tsv" if held == "int8" else "")
+    given = shlex.quote(str(out))
     if _has_weights(directory):
-        say(f"Check it where PyTorch is installed: crossrt parity {out} --against {source}{words}")
+        say(f"Check it where PyTorch is installed: crossrt parity {given} --against {shlex.quote(source)}{words}")
     else:
         say(
             f"{source} holds no PyTorch weights to compare it with. If you have the checkpoint elsewhere: "
-            f"crossrt parity {out} --against CHECKPOINT{words}"
+            f"crossrt parity {given} --against CHECKPOINT{words}"
         )
 
 

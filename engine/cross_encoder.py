@@ -1,6 +1,7 @@
 """`CrossEncoder`: the public class that opens a model and scores pairs of texts with it."""
 
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -688,7 +689,7 @@ class CrossEncoder(CrossEncoderAttributes):
         if model is not None and model.parity is None:
             warn_once(
                 f"the scores of the {precision} model of {path} were never compared with PyTorch's; where its PyTorch weights "
-                f"are, do so with: crossrt parity {path} --against CHECKPOINT --precision {precision}"
+                f"are, do so with: crossrt parity {shlex.quote(str(path))} --against CHECKPOINT --precision {precision}"
             )
 
     def _opened_scorer(self, dtype: str | None) -> Scorer:

@@ -53,7 +53,7 @@ def export(source: str, out: Path, *, force: bool) -> Outcome:
     target = out / source.strip("/").replace("/", "__").lstrip(".")
     command = crossrt_command("export", source, str(target), *(["--force"] if force else []))
     start = time.monotonic()
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         child = subprocess.Popen(command, stdout=said, stderr=said)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)

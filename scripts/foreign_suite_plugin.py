@@ -162,7 +162,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         OUTCOMES.update(
             {name: "untouched" for name, outcome in OUTCOMES.items() if outcome == "passed" and name not in TOUCHED}
         )
-    Path(SETTINGS["outcomes"]).write_text(json.dumps(OUTCOMES, indent=1))
+    Path(SETTINGS["outcomes"]).write_text(json.dumps(OUTCOMES, indent=1), encoding="utf-8")
 
 
 patch()  # this module is imported before their conftest.py

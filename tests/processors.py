@@ -125,7 +125,7 @@ def openvino_has_bf16() -> bool:
 
 
 def _described() -> str:
-    return DESCRIBED.read_text() if DESCRIBED.exists() else ""
+    return DESCRIBED.read_text(encoding="utf-8") if DESCRIBED.exists() else ""
 
 
 if __name__ == "__main__":

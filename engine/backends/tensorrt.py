@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -155,8 +156,8 @@ def checked_plan(bundle: Bundle, file: EngineFile) -> bytes:
     plan = path.read_bytes()
     if hashlib.sha256(plan).hexdigest() != bundle.sha256(file.file):
         raise BundleError(
-            f"{path} was altered: its sha256 is not the manifest's; build it again with: crossrt engines {bundle.path} "
-            f"--precision {file.precision}"
+            f"{path} was altered: its sha256 is not the manifest's; build it again with: crossrt engines "
+            f"{shlex.quote(str(bundle.path))} --precision {file.precision}"
         )
     return plan
 

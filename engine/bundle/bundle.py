@@ -21,6 +21,7 @@ Older bundles have model.fp32.onnx, model.fp16.onnx and model.int8.onnx at the t
 every file.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,8 @@ class Bundle:
                 raise BundleError(
                     f"{path} is a file, and a bundle is a directory; give the directory that `crossrt export` wrote"
                 ) from None
-            words = f"{path} OUT" if (path / "config.json").is_file() else f"CHECKPOINT {path}"
+            given = shlex.quote(str(path))
+            words = f"{given} OUT" if (path / "config.json").is_file() else f"CHECKPOINT {given}"
             raise BundleError(
                 f"{path} is not a bundle: it has no {MANIFEST}. Make one with: crossrt export {words}"
             ) from None

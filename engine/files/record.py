@@ -20,6 +20,8 @@ from ..errors import OptionError
 MAX_BYTES = 1 << 26
 """Largest accepted JSON text, in bytes. A manifest has about ten thousand; every file that crossrt writes has less than a
 thousandth of this."""
+MAX_DEPTH = 100
+"""Deepest nesting of lists and objects. The files of checkpoints and bundles have fewer than ten levels."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """Matches the escape of a surrogate. A pair of surrogates is a character; a lone one cannot be encoded in UTF-8."""
 MAX_INTEGER = (1 << 63) - 1
@@ -54,11 +56,27 @@ def parsed(text: str) -> Any:
         raise ValueError(f"it has more than {MAX_BYTES:,} bytes, which is no size for such a file")
     try:
         value = json.loads(text, parse_constant=_refused)
+        check_depth(value)
         if SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return value
+
+
+def check_depth(value: Any) -> None:
+    """Raise RecursionError if lists and objects of a JSON value are nested more than `MAX_DEPTH` deep.
+
+    From Python 3.12 on, `json.loads` reads values that are nested more deeply than functions written in Python can follow.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        lists = [each for each in level if isinstance(each, list)]
+        objects = [each.values() for each in level if isinstance(each, dict)]
+        if not lists and not objects:
+            return
+        level = [inner for outer in (*lists, *objects) for inner in outer]
+    raise RecursionError(f"nested more than {MAX_DEPTH} deep")
 
 
 def record(kind: type[Record], value: Any, at: str = "") -> Record:

@@ -111,7 +111,7 @@ def _described(file: Path) -> tuple[tuple[int | None, str, str], ...]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except OSError:
         return ""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -170,7 +171,8 @@ def _engine(
     the choice to that engine of the bundle. The bundle's own engines count only if they are `trusted`.
     """
     gpu = gpus()[ordinal]
-    build = f"build one here with: crossrt engines {bundle.path} --precision {precision.value}, or with rebuild=True"
+    given = shlex.quote(str(bundle.path))
+    build = f"build one here with: crossrt engines {given} --precision {precision.value}, or with rebuild=True"
     reason = f"the bundle has no {precision.value} engine{f' {file}' if file else ''}; {build}"
     untrusted = ""
     fitting: list[tuple[Bundle, EngineFile]] = []

@@ -13,6 +13,7 @@ Names are sorted by length, then by bytes. So numbers, such as the ids of MS MAR
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,4 +269,5 @@ def _absent(store: Path) -> str:
             f"{store} is not finished: it is being prepared, or that was interrupted; run the same `crossrt prepare` to go "
             "on from where it is"
         )
-    return f"{store} is not a store of prepared passages; make one with: crossrt prepare MODEL PASSAGES.tsv {store}"
+    given = shlex.quote(str(store))
+    return f"{store} is not a store of prepared passages; make one with: crossrt prepare MODEL PASSAGES.tsv {given}"

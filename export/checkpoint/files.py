@@ -8,7 +8,7 @@ from typing import Any
 from ...engine.activation import name_from_config
 from ...engine.bundle.resolve import where_models_are
 from ...engine.errors import CheckpointError, OptionError
-from ...engine.files.record import SURROGATE
+from ...engine.files.record import SURROGATE, check_depth
 from ...engine.text.encoded_pairs import TruncationSide
 
 MAX_JSON_BYTES = 256 << 20
@@ -39,6 +39,7 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
     check_no_pointer(path, text[:24].encode())
     try:
         fields = json.loads(text)
+        check_depth(fields)
         if SURROGATE.search(text):
             json.dumps(fields, ensure_ascii=False).encode()  # a bundle cannot hold a text with a lone surrogate
     except (ValueError, RecursionError) as error:  # a number with too many digits is a ValueError

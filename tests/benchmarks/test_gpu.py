@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -215,7 +216,7 @@ def with_root() -> dict[str, str]:
 def test_where_nothing_can_run_the_check_says_why_and_fails(bundle: Path, texts: list[str], tmp_path: Path) -> None:
     if gpus():
         pytest.skip("there is a GPU here")
-    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (tmp_path / "python").chmod(0o755)
     command = [str(REPOSITORY / "scripts/gpu_check"), "results", str(bundle), *texts, "--rounds", "1"]
     environment = {**os.environ, "PYTHON": "./python"}

@@ -41,7 +41,7 @@ def run(bundle: Path, files: list[str], out: Path, *options: str) -> int:
 def reranked(bundle: Path, files: list[str], out: Path, *options: str) -> dict[str, dict[str, float]]:
     assert run(bundle, files, out, *options) == 0
     found: dict[str, dict[str, float]] = {}
-    for line in out.read_text().splitlines():
+    for line in out.read_text(encoding="utf-8").splitlines():
         query, _, passage, _, score, _ = line.split()
         found.setdefault(query, {})[passage] = float(score)
     return found

@@ -208,7 +208,7 @@ def test_a_passage_that_the_store_lacks_ends_the_job_or_is_set_aside(
     assert skipped.returncode == 3
     assert f"1 passage(s) were set aside: {out}.errors.jsonl names them" in skipped.stderr
     assert out.read_bytes() == whole
-    [failure] = [json.loads(line) for line in Path(f"{out}.errors.jsonl").read_text().splitlines()]
+    [failure] = [json.loads(line) for line in Path(f"{out}.errors.jsonl").read_text(encoding="utf-8").splitlines()]
     assert (failure["query_id"], failure["doc_id"]) == (query, "absent")
 
 

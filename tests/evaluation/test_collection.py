@@ -38,7 +38,7 @@ def test_depth_takes_the_best_candidates_and_limit_the_first_queries(collect: Co
 
 
 def appended(file: Path, line: str) -> None:
-    with file.open("a") as opened:
+    with file.open("a", encoding="utf-8") as opened:
         opened.write(line)
 
 

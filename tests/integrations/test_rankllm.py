@@ -120,7 +120,7 @@ def test_rankllms_entry_and_writer_take_it(
     file = theirs.write_rerank_results("bm25", results, dataset_name="demo")
     assert Path(file).name == f"crossrt_{demo_bundle.name}_fp32_100_demo_vllm.txt"
     DataWriter(results).write_in_trec_eval_format("run.trec")
-    assert Path(file).read_text() == Path("run.trec").read_text()
+    assert Path(file).read_text(encoding="utf-8") == Path("run.trec").read_text(encoding="utf-8")
 
 
 def test_the_example_prints_what_the_page_says(run_example: Callable[[str], None]) -> None:

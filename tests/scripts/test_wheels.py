@@ -95,7 +95,7 @@ def test_the_wheel_for_linux_on_x86_64_has_its_tag_and_libraries_that_load(
     )
     loaded, asked = child.stdout.splitlines()
     assert Path(loaded) == tmp_path / "content/crossrt/engine/kernels/native_wordpiece.so", child.stderr
-    assert "fma" in asked.split() or "fma" not in Path("/proc/cpuinfo").read_text()
+    assert "fma" in asked.split() or "fma" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 
 
 @needs_zig

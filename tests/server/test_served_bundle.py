@@ -285,7 +285,7 @@ def test_the_tokens_of_windows_are_counted_and_bounded(start: Start, bundle: Pat
 
 def memory(server: Served) -> int:
     """Most memory that the server had so far, in kB."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0])
 
 

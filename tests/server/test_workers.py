@@ -18,7 +18,9 @@ BODY = {"query": "where is the river", "texts": ["berlin is a city", "the river 
 
 def workers(server: Served) -> list[int]:
     """The processes of the workers, without Python's resource tracker."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    children = (
+        Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text(encoding="utf-8").split()
+    )
     return [int(each) for each in children if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
 

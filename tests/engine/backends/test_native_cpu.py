@@ -167,7 +167,7 @@ def arithmetic_of(kind: ProcessorKind, precision: str) -> dict[str, Any]:
     """
     has = {*kind.instructions}
     cpus = Path("/proc/cpuinfo")
-    intel = cpus.exists() and "GenuineIntel" in cpus.read_text()
+    intel = cpus.exists() and "GenuineIntel" in cpus.read_text(encoding="utf-8")
     faster = "bf16" in has or "amx_bf16" in has or ("avx512_bf16" in has and not intel)
     return {"steps": steps_of(kind), "rounds_softmax": precision == "bf16" or faster}
 
@@ -556,7 +556,7 @@ def test_scoring_takes_no_more_memory_whatever_the_shapes(bundle_of: Callable[..
     def score(times: int) -> int:
         for _ in range(times):
             session.run(a_batch(rng.integers(1, POSITIONS, rng.integers(1, 12)).tolist()))
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         return pages * 4096
 
     score(50)

@@ -104,6 +104,8 @@ def test_what_is_no_object_is_no_record(value: object) -> None:
     [
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
+        ("[" * 101 + "]" * 101, "nested too deeply"),  # Python 3.12 and later read thousands of levels
+        ('{"a":[' * 51 + "1" + "]}" * 51, "nested too deeply"),
         ('{"a": NaN}', "NaN is no number in JSON"),
         ("[-Infinity]", "-Infinity is no number in JSON"),
         ("1" * 5000, "4300"),
@@ -115,6 +117,10 @@ def test_what_is_no_object_is_no_record(value: object) -> None:
 def test_json_that_python_would_take_or_die_of_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parsed(text)
+
+
+def test_a_hundred_levels_are_read() -> None:
+    assert parsed('{"a":[' * 50 + "1" + "]}" * 50)
 
 
 def test_escapes_of_whole_characters_are_read() -> None:

@@ -24,7 +24,7 @@ def builder(bundle: Path, tmp_path: Path) -> BundleBuilder:
 
 def append(path: Path, text: str) -> None:
     """Write a model and append to its external weights, as onnx does."""
-    path.write_text("graph")
+    path.write_text("graph", encoding="utf-8")
     with (path.parent / f"{path.name}_data").open("a") as file:
         file.write(text)
 

@@ -275,7 +275,7 @@ def test_the_files_of_modules_are_downloaded_and_are_part_of_the_caches_key(orig
 
 
 def edited(file: Path, **fields: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | fields), encoding="utf-8")
 
 
 def edit(name: str, **fields: Any) -> Callable[[Path], None]:

@@ -152,8 +152,8 @@ def tokenizer_config(**fields: Any) -> Edit:
 
 
 def _edit_json(file: Path, fields: dict[str, Any]) -> None:
-    held = json.loads(file.read_text()) | fields
-    file.write_text(json.dumps({name: value for name, value in held.items() if value is not ...}))
+    held = json.loads(file.read_text(encoding="utf-8")) | fields
+    file.write_text(json.dumps({name: value for name, value in held.items() if value is not ...}), encoding="utf-8")
 
 
 def tokenizer_json(change: Callable[[dict[str, Any]], object]) -> Edit:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -394,14 +395,14 @@ def test_the_advice_to_check_parity_works_where_there_are_weights(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "bundle"
+    out = tmp_path / "a bundle's folder"
     assert said(monkeypatch, capsys, "export", exported, out, "--onnx-file", "model.onnx")[0] == 0
     status, text = said(monkeypatch, capsys, "export", exported, out, "--onnx-file", "model.onnx", "--force")
     assert "holds no PyTorch weights to compare it with" in text
     shutil.copyfile(checkpoint / "model.safetensors", exported / "model.safetensors")
     status, text = said(monkeypatch, capsys, "export", exported, out, "--exporter", "existing", "--force")
     assert status == 0
-    advice = text.rpartition("crossrt ")[2].split()
+    advice = shlex.split(text.rpartition("crossrt ")[2])
     assert advice == ["parity", str(out), "--against", str(exported)]
     status, text = said(monkeypatch, capsys, *advice)
     assert status == 0, text

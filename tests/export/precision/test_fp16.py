@@ -158,7 +158,7 @@ def test_magnitudes_are_computed_where_their_tensors_are_and_not_at_the_end(
 
     monkeypatch.setattr("crossrt.export.precision.magnitudes.session_of", profiled)
     magnitudes(graph_of(Checkpoint.read(checkpoint)), batches_for(checkpoint)[:1])
-    events = json.loads(Path(sessions[0].end_profiling()).read_text())
+    events = json.loads(Path(sessions[0].end_profiling()).read_text(encoding="utf-8"))
     ran = [event["args"]["op_name"] for event in events if event.get("cat") == "Node"]
     products = [index for index, name in enumerate(ran) if name in ("MatMul", "FusedMatMul")]
     maxima = [index for index, name in enumerate(ran) if name == "ReduceMax"]

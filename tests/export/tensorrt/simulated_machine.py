@@ -109,7 +109,7 @@ def build_into_cache(bundle: str, cache: str, log: str) -> None:
         build = engine_builder.engine_from_onnx
 
         def slow_build(*words: Any, **options: Any) -> bytes:
-            with Path(log).open("a") as opened:
+            with Path(log).open("a", encoding="utf-8") as opened:
                 opened.write("built\n")
             time.sleep(1)
             return build(*words, **options)

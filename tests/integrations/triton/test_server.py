@@ -58,7 +58,7 @@ def started(models: Path, log: Path, web: int, calls: int) -> subprocess.Popen[b
     ]
     command += ["--http-address=127.0.0.1", f"--http-port={web}", "--grpc-address=127.0.0.1", f"--grpc-port={calls}"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of the Python that the backend takes
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "PATH": path})
 
 
@@ -84,9 +84,9 @@ def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
                 if client.is_model_ready(NAME):
                     return
             except InferenceServerException:
-                assert server.poll() is None, log.read_text()
+                assert server.poll() is None, log.read_text(encoding="utf-8")
             time.sleep(0.25)
-    pytest.fail(f"the model is not ready after a minute: {log.read_text()}")
+    pytest.fail(f"the model is not ready after a minute: {log.read_text(encoding='utf-8')}")
 
 
 @pytest.fixture
