@@ -1,6 +1,7 @@
 """The documentation site: builds without a warning, needs no network, and every link in it leads somewhere."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -204,7 +205,7 @@ def test_the_search_finds_a_word_without_a_server(site: Path, page: browser.Page
 def test_without_a_browser_the_tests_that_need_one_are_skipped_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (tmp_path / "python").chmod(0o755)
     (tmp_path / "grep").symlink_to(shutil.which("grep") or "")
     bash = shutil.which("bash") or ""

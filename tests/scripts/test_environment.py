@@ -1,6 +1,7 @@
 """scripts/environment, with a pip that installs nothing."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def installed(folder: Path, outcome: str) -> subprocess.CompletedProcess[str]:
     """Source the script. Its environment's Python installs crossrt by `outcome`, after the other packages."""
     python = folder / "venv/bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text(PIP.format(outcome=outcome, python=sys.executable))
+    python.write_text(PIP.format(outcome=outcome, python=shlex.quote(sys.executable)))
     python.chmod(0o755)
     commands = f'set -euo pipefail; . scripts/environment export; [ -e "{folder}/done" ] && echo ready'
     environment = {**os.environ, "VENV": str(folder / "venv"), "PYTHON": sys.executable}

@@ -367,6 +367,7 @@ io.open = builtins.open = opened
 for name in ("fork", "geteuid", "killpg", "mkfifo", "sched_getaffinity", "sched_setaffinity"):
     if hasattr(os, name):
         delattr(os, name)
+os.process_cpu_count = os.cpu_count  # from Python 3.13 on, this would call sched_getaffinity
 sys.modules.update(dict.fromkeys(("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty")))  # to import one fails
 sys.exit(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", "tests/engine"]))
 """
