@@ -1,10 +1,12 @@
 """`Sensitivity`: how much the logits change if one group of tensors is in 8 bits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 from tqdm import tqdm
 
 from ...calibration.quantization import Quantization
@@ -12,9 +14,12 @@ from ...calibration.recipe import Recipe
 from ...engine.batching.batch import Batch
 from ..checkpoint.checkpoint import Checkpoint
 from ..graph.numerics import FP32, Numerics
-from ..graph.session import logits_of
+from ..graph.part import crossing, first_difference, part_of
+from ..graph.session import logits_of, session_of
 from ..graph.writer import graph_of
 from .quantization_points import QuantizationPoint, quantization_points
+
+Tensor: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +55,19 @@ def sensitivities_of(
     *,
     progress: bool = False,
 ) -> list[Sensitivity]:
-    """Measure each group with only that group in 8 bits. The worst group comes first."""
+    """Measure each group with only that group in 8 bits. The worst group comes first.
+
+    What precedes a group in the graph is in FP32 and does not change, so each group's logits are computed from there on.
+    """
     exact = logits_of(graph_of(checkpoint, FP32), batches)
+    tensors = _ExactTensors(graph_of(checkpoint, FP32), batches)
     total = _multiply_adds(checkpoint, quantization_points(checkpoint, Recipe()))
     groups = dict.fromkeys(point.group for point in points)
     sensitivities = []
     for group in tqdm(groups, desc="Sensitivity", unit="group", disable=not progress):
         members = [point for point in points if point.group == group]
         alone = Numerics(quantized={point.name: quantized[point.name] for point in members})
-        differences = np.abs(logits_of(graph_of(checkpoint, alone), batches) - exact)
+        differences = np.abs(tensors.logits_of(graph_of(checkpoint, alone)) - exact)
         sensitivities.append(
             Sensitivity(
                 group=group,
@@ -68,6 +77,52 @@ def sensitivities_of(
             )
         )
     return sorted(sensitivities, key=lambda one: -one.mean_abs_diff)
+
+
+class _ExactTensors:
+    """The FP32 tensors of all batches at one place in a model: those that the nodes from there on read.
+
+    The place moves forward from group to group. It returns to the inputs for a graph that differs from the FP32 graph earlier.
+    """
+
+    def __init__(self, graph: onnx.ModelProto, batches: Sequence[Batch]) -> None:
+        """Start at the inputs of the FP32 graph."""
+        # Copies, because a node of `graph` would keep all of its weights in memory.
+        self._nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.graph.node]
+        self._batches = batches
+        self._start()
+
+    def logits_of(self, graph: onnx.ModelProto) -> npt.NDArray[np.float32]:
+        """Return the logits of a graph that is like the FP32 graph up to some node, float32 [pairs, labels]."""
+        place = first_difference(self._nodes, graph.graph.node)
+        if place < self._place:
+            self._start()
+        self._move(graph, place)
+        rest = part_of(graph, range(place, len(graph.graph.node)), self._tensors[0], ["logits"])
+        del graph
+        session = session_of(rest)
+        del rest  # the session has its own copy of the weights
+        return np.concatenate([_run(session, tensors, ["logits"])[0] for tensors in self._tensors])
+
+    def _start(self) -> None:
+        self._place = 0
+        self._tensors: list[dict[str, Tensor]] = [asdict(batch) for batch in self._batches]
+
+    def _move(self, graph: onnx.ModelProto, place: int) -> None:
+        """Compute the tensors at a later place."""
+        read = crossing(graph.graph.node, place, [field.name for field in graph.graph.input])
+        new = [name for name in read if name not in self._tensors[0]]
+        if new:
+            session = session_of(part_of(graph, range(self._place, place), self._tensors[0], new))
+            for tensors in self._tensors:
+                tensors |= zip(new, _run(session, tensors, new), strict=True)
+        self._tensors = [{name: tensors[name] for name in read} for tensors in self._tensors]
+        self._place = place
+
+
+def _run(session: Any, tensors: Mapping[str, Tensor], outputs: Sequence[str]) -> list[Tensor]:
+    computed: list[Tensor] = session.run(outputs, {field.name: tensors[field.name] for field in session.get_inputs()})
+    return computed
 
 
 def _multiply_adds(checkpoint: Checkpoint, points: Sequence[QuantizationPoint]) -> int:

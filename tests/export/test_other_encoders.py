@@ -43,6 +43,7 @@ from crossrt.export.precision.int8 import quantizations
 from crossrt.export.precision.native_weights import can_be_native
 from crossrt.export.precision.observation import observed
 from crossrt.export.precision.quantization_points import quantization_points
+from crossrt.export.precision.sensitivity import sensitivities_of
 from tests.engine.backends.emulated_gpu import emulated_logits
 
 WORDS = (
@@ -292,6 +293,26 @@ def test_int8_goes_through_the_gate(
     for report in judged:
         assert report.max_abs_diff < 0.5
         assert all("top ten overlap" in failure for failure in report.failures)
+
+
+@pytest.mark.parametrize("case", ["deberta-v3", "mpnet", "albert", "electra-small"])
+def test_the_error_of_a_group_is_that_of_the_whole_graph(case: str, write: Callable[..., Path]) -> None:
+    """It is computed from the group on, from exact tensors before it."""
+    checkpoint = Checkpoint.read(write(case))
+    recipe = Recipe(parts="full")
+    points = quantization_points(checkpoint, recipe)
+    encoded = PairTokenizer.from_file(checkpoint.path / "tokenizer.json", max_length=60).encode(PAIRS)
+    quantized = quantizations(checkpoint, observed(checkpoint, points, encoded), recipe)
+    batches = [ragged(checkpoint, longest) for longest in (20, 13)]
+    exact = logits_of(graph_of(checkpoint), batches)
+    found = sensitivities_of(checkpoint, points, quantized, batches)
+    assert {one.group for one in found} == {point.group for point in points}
+    for one in found:
+        alone = Numerics(quantized={point.name: quantized[point.name] for point in points if point.group == one.group})
+        errors = np.abs(logits_of(graph_of(checkpoint, alone), batches) - exact)
+        assert errors.max() > 0
+        assert one.mean_abs_diff == pytest.approx(errors.mean(), rel=1e-3, abs=1e-6)
+        assert one.max_abs_diff == pytest.approx(errors.max(), rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("case", ["albert", "electra-small"])
