@@ -615,7 +615,12 @@ def test_prepared_passages_are_cut_into_the_same_windows(
     texts = precise.rank(QUERY, long_passages, windows=WINDOWS)
     stored = precise.rank(QUERY, passage_ids=ids, passages=store, windows=WINDOWS)
     assert same(stored, texts)
-    assert all(each["window"][1] - each["window"][0] <= WINDOWS.length for each in stored), "in tokens"
+    for each, shown in zip(stored, texts, strict=True):  # a word is a token
+        begin, end = shown["window"]
+        before, inside = (
+            len(long_passages[shown["corpus_id"]][part].split()) for part in (slice(begin), slice(begin, end))
+        )
+        assert each["window"] == (before, before + inside), "in tokens"
     found = cheap.rank(QUERY, passage_ids=ids, passages=store, windows=WINDOWS, top_k=2, exact=True)
     assert same(found, texts[:2])
     with pytest.raises(StoreError, match=r"holds 64 tokens of the passage 'p5', which is longer: windows need whole"):

@@ -71,8 +71,12 @@ def test_without_wordpiece_texts_are_truncated_on_the_same_side(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WordPiece, "of", lambda tokenizer: None)
         encoder = PairTokenizer(tokenizer, max_length=max_length, truncation_side=side)
-    rows = rows_of(encoder.encode([(query, passage)]))
-    assert rows == real_rows(tokenizer, [(query, passage)], max_length=max_length, truncation_side=side)
+    encoded = encoder.encode([(query, passage)])
+    rows = real_rows(tokenizer, [(query, passage)], max_length=max_length, truncation_side=side)
+    assert rows_of(encoded) == rows
+    [(whole, _)] = real_rows(tokenizer, [(query, passage)], max_length=512)
+    assert encoded.cut is not None
+    assert encoded.cut.tolist() == [len(whole) - len(rows[0][0])]
 
 
 @settings(max_examples=100, deadline=None)
