@@ -396,6 +396,7 @@ def test_a_model_on_two_gpus_takes_either_or_both() -> None:
     "options",
     [
         {"text": {"stride": 3}},
+        {"text": {"return_overflowing_tokens": True}},
         {"text": {"truncation": False}},
         {"image": {"size": 3}},
         {"text": {"truncation": "only_first"}},

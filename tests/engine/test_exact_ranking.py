@@ -209,8 +209,12 @@ def test_models_with_several_labels_rank_by_fp32s_margin(
     manifest = json.loads((path / MANIFEST).read_text())
     assert manifest["models"]["int8"]["score_errors"]["onnxruntime"]["pairs"] == 500
     with opened(path, "fp32", **options) as precise, opened(path, **options) as cheap:
-        found = [model.rank(QUERY, documents, top_k=6, apply_softmax=softmax, exact=True) for model in (cheap, precise)]
-    assert same(*found)
+        for activation in (None, lambda logits: -logits):
+            found = [
+                model.rank(QUERY, documents, 6, apply_softmax=softmax, activation_fn=activation, exact=True)
+                for model in (cheap, precise)
+            ]
+            assert same(*found)
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -583,6 +587,22 @@ def test_exact_rankings_hold_with_windows(models: tuple[CrossEncoder, CrossEncod
         found = cheap.rank(QUERY, documents, top_k=5, windows=windows, exact=True)
         assert same(found, expected)
         assert [each["window"] for each in found] == [each["window"] for each in expected]
+
+
+@pytest.mark.parametrize(("aggregate", "summed"), [("sum", True), ("max", False), ("mean:2", False)])
+def test_errors_add_up_only_where_windows_are_summed(
+    models: tuple[CrossEncoder, CrossEncoder], aggregate: str, summed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[Any] = []
+    real = exact_ranking.exact_top_k
+    monkeypatch.setattr(
+        exact_ranking, "exact_top_k", lambda *each, **named: weights.append(named["weights"]) or real(*each, **named)
+    )
+    documents = ["city " * count for count in (3, 40, 80, 1)]
+    models[1].rank(QUERY, documents, top_k=2, windows=Windows(length=24, stride=8, aggregate=aggregate), exact=True)
+    [found] = weights
+    counts = [len(plain_windows(models[1].bundle.path, document)) for document in documents]
+    assert (found.tolist() if summed else found) == (counts if summed else None)
 
 
 def test_windows_that_the_model_cannot_take_are_refused(models: tuple[CrossEncoder, CrossEncoder]) -> None:

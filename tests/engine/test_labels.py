@@ -90,7 +90,7 @@ def test_a_label_that_is_none_is_refused_with_those_there_are(choice: Any) -> No
 
 
 def test_labels_without_names_are_listed_by_their_numbers() -> None:
-    with pytest.raises(OptionError, match="labels: 0, 1, 2$"):
+    with pytest.raises(OptionError, match=r"labels: 0, 1, 2$"):
         label_number(3, (), 3)
 
 
