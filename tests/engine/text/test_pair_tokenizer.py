@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from crossrt.engine.errors import OptionError
+from crossrt.engine.errors import BundleError, OptionError
 from crossrt.engine.text import pair_tokenizer
 from crossrt.engine.text.encoded_pairs import TruncationSide
 from crossrt.engine.text.pair_template import PairTemplate
@@ -142,6 +142,21 @@ def test_a_text_of_several_tokens_does_not_shift_the_template(tokenizer: Tokeniz
     longer = Tokenizer.from_str(tokenizer.to_str())
     longer.normalizer = normalizers.Replace("a", "a a a")
     assert PairTemplate.of(longer) == PairTemplate.of(tokenizer)
+
+
+@pytest.mark.parametrize("long_pair", [pair_tokenizer.LONG_PAIR, -1])
+def test_a_tokenizer_that_puts_the_passage_first_only_tokenizes_pairs(
+    tokenizer: Tokenizer, long_pair: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_tokenizer, "LONG_PAIR", long_pair)
+    turned = Tokenizer.from_str(tokenizer.to_str())
+    turned.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", pair="[CLS] $B [SEP] $A:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    encoder, pairs = PairTokenizer(turned, max_length=8), [("the river", "city"), ("is", "a city is in the river")]
+    assert rows_of(encoder.encode(pairs)) == real_rows(turned, pairs, max_length=8)
+    with pytest.raises(BundleError, match="does not join two texts as `query passage`"):
+        encoder.encode_within(pairs, TextLimits(passage=1))
 
 
 @pytest.mark.parametrize("own", SIDES)
