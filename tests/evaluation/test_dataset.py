@@ -76,8 +76,8 @@ def test_with_prepared_passages_a_data_set_needs_no_docs(
     register: Register, files: dict[str, Path], tmp_path: Path
 ) -> None:
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    store = prepare(files["passages"], tmp_path / "store", tokenizer, tokenizer_sha256="x", limit=8)
-    options: dict[str, Any] = {"folder": tmp_path, "run": files["run"], "store": store}
+    prepare(files["passages"], tmp_path / "store", tokenizer, tokenizer_sha256="x", limit=8)
+    options: dict[str, Any] = {"folder": tmp_path, "run": files["run"], "store": tmp_path / "store"}
     assert len(list(collection_of_dataset(register(without="docs"), **options).lists())) > 0
     with pytest.raises(OptionError, match="has no queries"):
         collection_of_dataset(register(without="queries"), **options)
