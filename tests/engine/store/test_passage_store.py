@@ -32,6 +32,7 @@ from crossrt.engine.text.encoded_pairs import Spans, TruncationSide
 from crossrt.engine.text.pair_template import PairTemplate
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.engine.text.wordpiece import WordPiece, tokens_of
+from crossrt.evaluation.prepared_passages import PreparedPassages
 from tests.engine.text.real_tokenizer import SIDES, real_rows, rows_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=120)
@@ -215,6 +216,7 @@ def test_a_model_that_truncates_on_the_left_ranks_a_store_as_the_texts(bundle: P
         assert [row["score"] for row in from_store] != [
             row["score"] for row in other.rank(QUERY, list(passages.values()))
         ]
+        PreparedPassages(tmp_path / "left.store").check(model)
         for wrong, store in ((model, "right.store"), (other, "left.store")):
             with pytest.raises(StoreError, match="was prepared for models that truncate on the"):
                 wrong.rank(QUERY, passage_ids=["long"], passages=PassageStore(tmp_path / store))
