@@ -572,6 +572,11 @@ def test_wrong_words_are_explained(
     assert any(part in said for part in message.split("|"))
 
 
+def test_a_model_does_not_stand_in_front_of_itself(command: Command, bundle: Path, tmp_path: Path) -> None:
+    status, _, said = command(bundle, "--first", bundle, "--keep", "2", "--out", tmp_path / "out")
+    assert (status, "cannot stand in front of itself" in said) == (2, True)
+
+
 def test_help_has_examples(command: Command) -> None:
     status, printed, _ = command("--help")
     assert status == 0
