@@ -449,11 +449,12 @@ def test_cascades_are_rows_and_end_with_what_was_not_kept(
 
 def test_what_was_not_kept_has_scores_that_trec_eval_tells_apart() -> None:
     rest = {"a": 3.0, "d": 2e-9, "c": 1e-9, "b": -11.0}  # lowered by the same number, d and c are equal in 32 bits
-    followed = _followed({"a": -7.25}, rest)
-    assert list(followed) == ["a", "d", "c", "b"]
-    assert followed["a"] == -7.25
-    in_trec_eval = [np.float32(score) for score in followed.values()]
-    assert all(one > other for one, other in itertools.pairwise(in_trec_eval))
+    for lowest in (-7.25, -7.0):
+        followed = _followed({"a": lowest}, rest)
+        assert list(followed) == ["a", "d", "c", "b"]
+        assert followed["a"] == lowest
+        in_trec_eval = [np.float32(score) for score in followed.values()]
+        assert all(one > other for one, other in itertools.pairwise(in_trec_eval))
 
 
 def test_a_try_out_of_a_cascade_goes_on_to_the_whole(
