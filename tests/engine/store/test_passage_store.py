@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
@@ -118,6 +118,14 @@ def test_a_store_gives_what_the_texts_give(
     found = pair_tokenizer.encode_from(store, query, names)
     pairs = [(query, text) for text in reversed(passages)]
     assert rows_of(found) == real_rows(tokenizer, pairs, max_length=max_length, truncation_side=side)
+
+
+@pytest.mark.parametrize("largest", [(1 << 16) - 1, 1 << 16])
+def test_the_largest_token_id_fits_its_type(tmp_path: Path, largest: int) -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "river": largest}, unk_token="[UNK]"))
+    (tmp_path / "p.tsv").write_text("1\triver\n")
+    store = prepare(tmp_path / "p.tsv", tmp_path / "store", words, tokenizer_sha256="x", limit=8)
+    assert store.tokens(["1"])[0].tolist() == [largest]
 
 
 def test_a_tokenizers_own_truncation_and_padding_are_discarded(
@@ -306,6 +314,7 @@ def test_a_bad_description_is_named(make: Callable[..., PassageStore], tmp_path:
         (b"1\tone\n" + b"x" * 256 + b"\ttext\n", "1 to 255 bytes"),
         (b"1\tone\n2\t\xff\n", "line 2: byte 3 is not valid UTF-8"),
         (b"1\tone\n2\ttwo\n1\tagain\n", "the id 1 comes a second time"),
+        (b"1\tone\n1\tagain\n", "the id 1 comes a second time"),
     ],
 )
 def test_bad_lines_are_named(make: Callable[..., PassageStore], tmp_path: Path, content: bytes, message: str) -> None:
