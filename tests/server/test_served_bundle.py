@@ -75,6 +75,10 @@ def test_voyages_top_k_adds_data_also_where_it_is_null(server: Served) -> None:
         (each["index"], each["relevance_score"]) for each in answer["results"]
     ]
     assert answer["object"] == "list"
+    assert not any("document" in each for each in answer["data"])
+    body = {"query": QUERY, "documents": [*TEXTS[:-1], {"text": TEXTS[-1]}], "top_k": 4, "return_documents": True}
+    data = server.post("/v1/rerank", body).json["data"]
+    assert [each["document"] for each in data] == [TEXTS[each["index"]] for each in data], "as bare strings"
 
 
 def test_infinitys_documents_are_bare_strings(server: Served) -> None:
@@ -93,6 +97,9 @@ def test_documents_may_be_objects_and_one_text(server: Served) -> None:
         each["relevance_score"] for each in texts["results"]
     ]
     assert answer["results"][0]["document"] == objects[answer["results"][0]["index"]]
+    body = {"query": QUERY, "documents": [{"title": "berlin", "year": 1}], "rank_fields": ["title"]}
+    [only] = server.post("/v1/rerank", body).json["results"]
+    assert only["document"] == {"text": "berlin", "title": "berlin", "year": 1}, "what was scored is the text"
     assert len(server.post("/rerank", {"query": QUERY, "documents": "one text"}).json["results"]) == 1
 
 
