@@ -159,6 +159,7 @@ def test_truncation_is_counted_and_can_be_refused(start: Start, bundle: Path) ->
         refused = server.post(path, {"query": QUERY, field: TEXTS, flag: False})
         assert refused.status == (422 if field == "texts" else 400)
         assert "text 1 has" in refused.body.decode()
+        assert server.post(path, {"query": QUERY, field: TEXTS[2:], flag: False}).status == 200, "none is too long"
 
 
 def test_texts_can_be_limited(server: Served, model: CrossEncoder) -> None:
