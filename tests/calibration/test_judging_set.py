@@ -118,6 +118,19 @@ def test_the_interval_is_around_the_difference_and_narrow_for_many_queries() -> 
     assert PairedDifference.of(before, before).low == PairedDifference.of(before, before).high == 0
 
 
+def test_a_report_has_the_means_over_lists_and_over_pairs() -> None:
+    judging = listed(20, 50)
+    expected = np.tile(np.arange(50, dtype=np.float32), 20)
+    candidate = expected + np.float32(0.5)
+    candidate[50:100] = -expected[50:100]
+    report = Judge(judging=judging, expected=expected).report(candidate)
+    assert (report.queries, report.pairs) == (20, 1000)
+    assert report.top10_overlap == pytest.approx(19 / 20)
+    assert report.top10_overlap_low < 19 / 20 < report.top10_overlap_high <= 1
+    assert report.kendall_tau == pytest.approx((19 - 1) / 20)
+    assert report.mean_abs_diff == pytest.approx(np.abs(candidate - expected).mean())
+
+
 def test_a_ranking_of_nan_is_the_worst_there_is() -> None:
     judging = listed(20, 50)
     expected = np.tile(np.arange(50, dtype=np.float32), 20)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from crossrt.calibration.quantization import Quantization
 from crossrt.calibration.quantization_search import TokenErrorMeasure, choose_quantization
-from crossrt.calibration.ranges import LEVELS
+from crossrt.calibration.ranges import LEVELS, METHODS, clip_at
 from crossrt.calibration.recipe import Recipe
 from crossrt.calibration.tensor_stats import TensorStats
 from crossrt.engine.errors import OptionError
@@ -129,6 +129,16 @@ def test_a_given_smoothing_is_taken() -> None:
     expected = np.sqrt(greatest / columns)  # SmoothQuant's equation 4 at one half
     np.testing.assert_allclose(found.smoothing_factors / found.smoothing_factors[0], expected / expected[0], rtol=1e-4)
     assert choose_quantization(seen, [matrix], Recipe(smoothing=0.0)).smoothing_factors is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_range_is_that_of_the_smoothed_tensor(method: str) -> None:
+    seen, matrix = activation(outlier=30), weight()
+    found = choose_quantization(seen, [matrix], Recipe(method=method, smoothing=0.5))
+    of_minmax = choose_quantization(seen, [matrix], Recipe(method="minmax", smoothing=0.5))
+    assert found.smoothing_factors is not None
+    np.testing.assert_array_equal(found.smoothing_factors, of_minmax.smoothing_factors)
+    assert found.scale == pytest.approx(clip_at(seen.rows / found.smoothing_factors, method) / LEVELS)
 
 
 def test_the_range_covers_tokens_that_are_not_in_the_sample() -> None:

@@ -43,6 +43,29 @@ def test_entropy_keeps_a_uniform_range_whole() -> None:
     assert clip_at(values, "entropy") > 3.5
 
 
+def test_entropy_has_less_divergence_than_any_other_clip() -> None:
+    values = np.random.default_rng(3).standard_normal(5_000)
+    counts, edges = np.histogram(np.abs(values), bins=200)
+    counts[0] = counts[1]
+
+    def divergence(stop: int) -> float:
+        kept = counts[:stop].tolist()
+        reference = [*kept[:-1], kept[-1] + int(counts[stop:].sum())]
+        steps = [bin_ * (LEVELS + 1) // stop for bin_ in range(stop)]
+        candidate = []
+        for place, step in enumerate(steps):
+            filled = [count for count, other in zip(kept, steps, strict=True) if other == step and count]
+            candidate.append(sum(filled) / len(filled) if kept[place] else 0.0)
+        total, both = sum(reference), [pair for pair in zip(reference, candidate, strict=True) if all(pair)]
+        whole = sum(count for _, count in both)
+        lost = sum(count for count, other in zip(reference, candidate, strict=True) if not other) / total
+        return lost * 10 + sum(p / total * np.log(p / total / (q / whole)) for p, q in both)
+
+    best = min(range(LEVELS + 1, len(counts) + 1, 8), key=divergence)
+    assert METHODS["entropy"](counts.astype(np.float64), edges) == edges[best]
+    assert LEVELS + 1 < best < len(counts)
+
+
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
     st.sampled_from(["minmax", *METHODS]),

@@ -13,7 +13,7 @@ import pytest
 from crossrt.distributed import fetched as module
 from crossrt.distributed.fetched import fetched
 from crossrt.distributed.folder import Folder
-from crossrt.distributed.identity import Identity, bundle_digest
+from crossrt.distributed.identity import Identity, bundle_digest, store_digest
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.errors import BackendError, DataFileError, StoreError
 from crossrt.engine.files.cache import VARIABLE
@@ -123,6 +123,10 @@ def test_the_digest_of_a_bundle_is_that_of_its_files(demo_bundle: Path, tmp_path
     file = copy / "tokenizer.json"
     file.write_bytes(file.read_bytes().replace(b"the", b"teh", 1))
     assert bundle_digest(Bundle.open(copy)) != bundle_digest(Bundle.open(demo_bundle))
+
+
+def test_stores_have_digests_of_their_own() -> None:
+    assert store_digest(b"one") != store_digest(b"another")
 
 
 def test_a_store_behind_a_url_is_copied_once(demo_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

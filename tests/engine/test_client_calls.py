@@ -18,7 +18,7 @@ sentence_transformers = pytest.importorskip("sentence_transformers")
 transformers = pytest.importorskip("transformers")
 
 import crossrt
-from crossrt.engine import cross_encoder
+from crossrt.engine import compatibility, cross_encoder
 from crossrt.engine.attributes import Device
 from crossrt.engine.errors import BackendError, OptionError, UnsupportedOptionError
 from crossrt.engine.log import warn_once
@@ -392,10 +392,21 @@ def test_a_model_on_two_gpus_takes_either_or_both() -> None:
             crossrt.CrossEncoder.check_device(on_two, device)
 
 
+def test_nested_options_about_the_source_of_files_are_crossrts_own() -> None:
+    nested = {
+        "model_kwargs": {"revision": "first", "use_auth_token": "secret"},
+        "processor_kwargs": {"revision": "second", "cache_dir": "folder"},
+        "config_kwargs": {"local_files_only": True},
+    }
+    own = {"revision": "first", "token": "secret", "cache_folder": "folder", "local_files_only": True}
+    assert compatibility.constructor_options(nested, crossrt.CrossEncoder.__init__) == own
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"text": {"stride": 3}},
+        {"text": {"return_overflowing_tokens": True}},
         {"text": {"truncation": False}},
         {"image": {"size": 3}},
         {"text": {"truncation": "only_first"}},

@@ -209,8 +209,12 @@ def test_models_with_several_labels_rank_by_fp32s_margin(
     manifest = json.loads((path / MANIFEST).read_text())
     assert manifest["models"]["int8"]["score_errors"]["onnxruntime"]["pairs"] == 500
     with opened(path, "fp32", **options) as precise, opened(path, **options) as cheap:
-        found = [model.rank(QUERY, documents, top_k=6, apply_softmax=softmax, exact=True) for model in (cheap, precise)]
-    assert same(*found)
+        for activation in (None, lambda logits: -logits):
+            found = [
+                model.rank(QUERY, documents, 6, apply_softmax=softmax, activation_fn=activation, exact=True)
+                for model in (cheap, precise)
+            ]
+            assert same(*found)
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -585,6 +589,22 @@ def test_exact_rankings_hold_with_windows(models: tuple[CrossEncoder, CrossEncod
         assert [each["window"] for each in found] == [each["window"] for each in expected]
 
 
+@pytest.mark.parametrize(("aggregate", "summed"), [("sum", True), ("max", False), ("mean:2", False)])
+def test_errors_add_up_only_where_windows_are_summed(
+    models: tuple[CrossEncoder, CrossEncoder], aggregate: str, summed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[Any] = []
+    real = exact_ranking.exact_top_k
+    monkeypatch.setattr(
+        exact_ranking, "exact_top_k", lambda *each, **named: weights.append(named["weights"]) or real(*each, **named)
+    )
+    documents = ["city " * count for count in (3, 40, 80, 1)]
+    models[1].rank(QUERY, documents, top_k=2, windows=Windows(length=24, stride=8, aggregate=aggregate), exact=True)
+    [found] = weights
+    counts = [len(plain_windows(models[1].bundle.path, document)) for document in documents]
+    assert (found.tolist() if summed else found) == (counts if summed else None)
+
+
 def test_windows_that_the_model_cannot_take_are_refused(models: tuple[CrossEncoder, CrossEncoder]) -> None:
     precise, _ = models
     with pytest.raises(OptionError, match="windows of 65 tokens, but the model takes 64"):
@@ -615,7 +635,12 @@ def test_prepared_passages_are_cut_into_the_same_windows(
     texts = precise.rank(QUERY, long_passages, windows=WINDOWS)
     stored = precise.rank(QUERY, passage_ids=ids, passages=store, windows=WINDOWS)
     assert same(stored, texts)
-    assert all(each["window"][1] - each["window"][0] <= WINDOWS.length for each in stored), "in tokens"
+    for each, shown in zip(stored, texts, strict=True):  # a word is a token
+        begin, end = shown["window"]
+        before, inside = (
+            len(long_passages[shown["corpus_id"]][part].split()) for part in (slice(begin), slice(begin, end))
+        )
+        assert each["window"] == (before, before + inside), "in tokens"
     found = cheap.rank(QUERY, passage_ids=ids, passages=store, windows=WINDOWS, top_k=2, exact=True)
     assert same(found, texts[:2])
     with pytest.raises(StoreError, match=r"holds 64 tokens of the passage 'p5', which is longer: windows need whole"):

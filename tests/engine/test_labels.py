@@ -89,6 +89,11 @@ def test_a_label_that_is_none_is_refused_with_those_there_are(choice: Any) -> No
         label_number(choice, NLI, 3)
 
 
+def test_labels_without_names_are_listed_by_their_numbers() -> None:
+    with pytest.raises(OptionError, match=r"labels: 0, 1, 2$"):
+        label_number(3, (), 3)
+
+
 def test_a_name_of_two_labels_chooses_none() -> None:
     with pytest.raises(OptionError, match="is none of the model's labels"):
         label_number("same", ("same", "same"), 2)

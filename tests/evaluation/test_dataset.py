@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
 
 ir_datasets = pytest.importorskip("ir_datasets")
 
 from crossrt.engine.errors import DataFileError, OptionError, SourceError
 from crossrt.engine.files.texts import read_texts
 from crossrt.engine.files.trec import read_run
+from crossrt.engine.store.preparation import prepare
 from crossrt.evaluation.collection import Collection
 from crossrt.evaluation.dataset import collection_of_dataset
 
@@ -70,6 +72,17 @@ def test_its_own_candidates_are_taken_unless_bm25_is_asked_for(
     assert none.name.endswith(", candidates of a BM25 run made for it")
 
 
+def test_with_prepared_passages_a_data_set_needs_no_docs(
+    register: Register, files: dict[str, Path], tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    prepare(files["passages"], tmp_path / "store", tokenizer, tokenizer_sha256="x", limit=8)
+    options: dict[str, Any] = {"folder": tmp_path, "run": files["run"], "store": tmp_path / "store"}
+    assert len(list(collection_of_dataset(register(without="docs"), **options).lists())) > 0
+    with pytest.raises(OptionError, match="has no queries"):
+        collection_of_dataset(register(without="queries"), **options)
+
+
 def test_a_passage_of_the_run_that_the_data_set_lacks_is_named(
     register: Register, files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -110,6 +123,7 @@ def test_a_file_of_a_data_set_that_is_gone_is_named(register: Register, files: d
 def test_ids_and_parts_that_are_not_there_are_named(register: Register, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="ir_datasets knows no data set 'no/such'"):
         collection_of_dataset("no/such", folder=tmp_path)
-    name = register(without="qrels")
-    with pytest.raises(OptionError, match=f"{name} has no qrels"):
-        collection_of_dataset(name, folder=tmp_path)
+    for part in ("queries", "qrels", "docs"):
+        name = register(without=part)
+        with pytest.raises(OptionError, match=f"{name} has no {part}"):
+            collection_of_dataset(name, folder=tmp_path)

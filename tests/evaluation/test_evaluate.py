@@ -449,11 +449,12 @@ def test_cascades_are_rows_and_end_with_what_was_not_kept(
 
 def test_what_was_not_kept_has_scores_that_trec_eval_tells_apart() -> None:
     rest = {"a": 3.0, "d": 2e-9, "c": 1e-9, "b": -11.0}  # lowered by the same number, d and c are equal in 32 bits
-    followed = _followed({"a": -7.25}, rest)
-    assert list(followed) == ["a", "d", "c", "b"]
-    assert followed["a"] == -7.25
-    in_trec_eval = [np.float32(score) for score in followed.values()]
-    assert all(one > other for one, other in itertools.pairwise(in_trec_eval))
+    for lowest in (-7.25, -7.0):
+        followed = _followed({"a": lowest}, rest)
+        assert list(followed) == ["a", "d", "c", "b"]
+        assert followed["a"] == lowest
+        in_trec_eval = [np.float32(score) for score in followed.values()]
+        assert all(one > other for one, other in itertools.pairwise(in_trec_eval))
 
 
 def test_a_try_out_of_a_cascade_goes_on_to_the_whole(
@@ -570,6 +571,11 @@ def test_wrong_words_are_explained(
     status, _, said = command(bundle, "--out", tmp_path / "out", *words)
     assert status == 2
     assert any(part in said for part in message.split("|"))
+
+
+def test_a_model_does_not_stand_in_front_of_itself(command: Command, bundle: Path, tmp_path: Path) -> None:
+    status, _, said = command(bundle, "--first", bundle, "--keep", "2", "--out", tmp_path / "out")
+    assert (status, "cannot stand in front of itself" in said) == (2, True)
 
 
 def test_help_has_examples(command: Command) -> None:

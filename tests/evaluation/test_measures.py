@@ -57,8 +57,8 @@ def test_ir_measures_alone_would_break_ties_of_rr_the_other_way() -> None:
 
 
 def test_names_are_ir_measures_own_in_the_order_asked_for() -> None:
-    text = " RR@10   nDCG@10 AP R@100 RR(rel=2, cutoff=10) nDCG@10 AP(rel=2) "
-    assert Measures.parse(text).names == ("RR@10", "nDCG@10", "AP", "R@100", "RR(rel=2)@10", "AP(rel=2)")
+    text = " RR@10   nDCG@10 AP R@100 RR(rel=2, cutoff=10) nDCG@10 AP(rel=2) P@1 "
+    assert Measures.parse(text).names == ("RR@10", "nDCG@10", "AP", "R@100", "RR(rel=2)@10", "AP(rel=2)", "P@1")
 
 
 def test_names_may_be_separated_by_commas_as_precisions_are() -> None:

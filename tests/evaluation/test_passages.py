@@ -66,11 +66,12 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, content: str, messa
         PassageFile(tmp_path / "p")
 
 
-def test_a_file_that_was_changed_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["1\tone more\n2\ttwo\n", "2\ttwo\n1\tone\n", "1\tone\n", ""])
+def test_a_file_that_was_changed_is_noticed(tmp_path: Path, changed: str) -> None:
     path = tmp_path / "p"
     path.write_text("1\tone\n2\ttwo\n")
     opened = PassageFile(path)
-    path.write_text("1\tone more\n2\ttwo\n")
+    path.write_text(changed)
     with pytest.raises(DataFileError, match="was changed while it was read"):
         opened.texts(["1", "2"])
 

@@ -75,6 +75,10 @@ def test_voyages_top_k_adds_data_also_where_it_is_null(server: Served) -> None:
         (each["index"], each["relevance_score"]) for each in answer["results"]
     ]
     assert answer["object"] == "list"
+    assert not any("document" in each for each in answer["data"])
+    body = {"query": QUERY, "documents": [*TEXTS[:-1], {"text": TEXTS[-1]}], "top_k": 4, "return_documents": True}
+    data = server.post("/v1/rerank", body).json["data"]
+    assert [each["document"] for each in data] == [TEXTS[each["index"]] for each in data], "as bare strings"
 
 
 def test_infinitys_documents_are_bare_strings(server: Served) -> None:
@@ -93,6 +97,9 @@ def test_documents_may_be_objects_and_one_text(server: Served) -> None:
         each["relevance_score"] for each in texts["results"]
     ]
     assert answer["results"][0]["document"] == objects[answer["results"][0]["index"]]
+    body = {"query": QUERY, "documents": [{"title": "berlin", "year": 1}], "rank_fields": ["title"]}
+    [only] = server.post("/v1/rerank", body).json["results"]
+    assert only["document"] == {"text": "berlin", "title": "berlin", "year": 1}, "what was scored is the text"
     assert len(server.post("/rerank", {"query": QUERY, "documents": "one text"}).json["results"]) == 1
 
 
@@ -152,6 +159,7 @@ def test_truncation_is_counted_and_can_be_refused(start: Start, bundle: Path) ->
         refused = server.post(path, {"query": QUERY, field: TEXTS, flag: False})
         assert refused.status == (422 if field == "texts" else 400)
         assert "text 1 has" in refused.body.decode()
+        assert server.post(path, {"query": QUERY, field: TEXTS[2:], flag: False}).status == 200, "none is too long"
 
 
 def test_texts_can_be_limited(server: Served, model: CrossEncoder) -> None:

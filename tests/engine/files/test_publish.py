@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 
 from crossrt.engine.errors import OptionError
+from crossrt.engine.files import lock
 from crossrt.engine.files.lock import file_lock
-from crossrt.engine.files.publish import clear_abandoned, published_directory, published_file, replaced, replaced_text
+from crossrt.engine.files.publish import (
+    clear_abandoned,
+    published_directory,
+    published_file,
+    put_in_place,
+    replaced,
+    replaced_text,
+)
 
 ROOT = os.geteuid() == 0 if hasattr(os, "geteuid") else False
 
@@ -116,6 +124,38 @@ def test_standard_output_is_written_where_it_is(tmp_path: Path, out: str) -> Non
         subprocess.run(command, stdout=appended, check=True, env=environment)
     assert file.read_text(encoding="utf-8") == "earlier\nbefore\nä\nafter\n"
     assert names(tmp_path) == {"log"}
+
+
+@pytest.mark.parametrize("name", ["1", "2"])
+def test_a_file_whose_name_is_a_number_is_no_descriptor(tmp_path: Path, name: str) -> None:
+    with published_file(tmp_path / name) as file:
+        file.write("text")
+    assert (tmp_path / name).read_text() == "text"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot exchange directories")
+def test_a_directory_is_replaced_in_one_step(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+    put_in_place(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old/name").read_text() == "new"
+    assert (tmp_path / "new/name").read_text() == "old", "both have exchanged their names"
+
+
+def test_where_there_are_no_locks_nothing_is_taken_for_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_locks(handle: int, *, wait: bool) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(lock, "_lock", without_locks)
+    with replaced_text(tmp_path / "file") as file:
+        file.write("whole")
+        begun = names(tmp_path)
+        clear_abandoned(tmp_path)
+        assert {name for name in begun if name.endswith(".partial")} <= names(tmp_path)
+    assert names(tmp_path) == {"file"}
 
 
 def test_a_new_file_has_the_mode_that_open_gives_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_a_record_has_the_types_of_its_annotations() -> None:
         ({"number": 10**4000}, "number is a number of 13288 bits"),
         ({"share": 1e999}, "share is Infinity, expected a number"),
         ({"share": 10**400}, "share is a number of 1329 bits, expected a number"),
+        ({"share": -(10**400)}, "share is a number of 1329 bits, expected a number"),
         ({"share": "1"}, 'share is "1", expected a number'),
         ({"flag": 1}, "flag is 1, expected true or false"),
         ({"maybe": 1}, "maybe is 1, expected a text"),

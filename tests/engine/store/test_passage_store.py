@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from crossrt.engine.bundle.bundle import Bundle
 from crossrt.engine.cross_encoder import CrossEncoder
@@ -32,6 +33,7 @@ from crossrt.engine.text.encoded_pairs import Spans, TruncationSide
 from crossrt.engine.text.pair_template import PairTemplate
 from crossrt.engine.text.pair_tokenizer import PairTokenizer
 from crossrt.engine.text.wordpiece import WordPiece, tokens_of
+from crossrt.evaluation.prepared_passages import PreparedPassages
 from tests.engine.text.real_tokenizer import SIDES, real_rows, rows_of
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=120)
@@ -118,6 +120,26 @@ def test_a_store_gives_what_the_texts_give(
     assert rows_of(found) == real_rows(tokenizer, pairs, max_length=max_length, truncation_side=side)
 
 
+@pytest.mark.parametrize("largest", [(1 << 16) - 1, 1 << 16])
+def test_the_largest_token_id_fits_its_type(tmp_path: Path, largest: int) -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "river": largest}, unk_token="[UNK]"))
+    (tmp_path / "p.tsv").write_text("1\triver\n")
+    store = prepare(tmp_path / "p.tsv", tmp_path / "store", words, tokenizer_sha256="x", limit=8)
+    assert store.tokens(["1"])[0].tolist() == [largest]
+
+
+def test_a_tokenizers_own_truncation_and_padding_are_discarded(
+    make: Callable[..., PassageStore], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    store = make()
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.enable_truncation(4)
+    own.enable_padding(length=8)
+    other = prepare(tmp_path / "store.tsv", tmp_path / "other", own, tokenizer_sha256="x", limit=64)
+    for name in ("ids.bin", "starts.bin", "lengths.bin"):
+        assert (other.path / name).read_bytes() == (store.path / name).read_bytes()
+
+
 @pytest.mark.parametrize("max_length", [4, 5, 63, 64])
 @pytest.mark.parametrize("query_words", [0, 1, 30, 31, 32, 60, 61, 62, 100])
 @pytest.mark.parametrize("passage_words", [0, 1, 30, 31, 61, 64, 65, 100])
@@ -162,9 +184,9 @@ def test_every_id_is_found_and_no_other(make: Callable[..., PassageStore], names
     assert store.rows(names).tolist() == list(range(len(names)))
     assert store.rows(names[::-3]).tolist() == list(range(len(names)))[::-3]
     assert ("order.bin" in store.description.files) == (names[1] not in ("1",))
-    for absent in ("", "120", "-1", "0000", "x" * 254, "x" * 256, "a", "a b ", "\0", "0\0", "\ud800"):
+    for absent in ("", "120", "-1", "0000", "x" * 254, "x" * 256, "a", "a b ", "\0", "0\0", "\x000", "\ud800"):
         assert absent not in store
-        with pytest.raises(StoreError, match="holds no passage"):
+        with pytest.raises(StoreError, match=re.escape(f"holds no passage {absent!r} (1 of 2")):
             store.rows([names[0], absent])
     assert 5 not in store
 
@@ -215,6 +237,7 @@ def test_a_model_that_truncates_on_the_left_ranks_a_store_as_the_texts(bundle: P
         assert [row["score"] for row in from_store] != [
             row["score"] for row in other.rank(QUERY, list(passages.values()))
         ]
+        PreparedPassages(tmp_path / "left.store").check(model)
         for wrong, store in ((model, "right.store"), (other, "left.store")):
             with pytest.raises(StoreError, match="was prepared for models that truncate on the"):
                 wrong.rank(QUERY, passage_ids=["long"], passages=PassageStore(tmp_path / store))
@@ -291,6 +314,7 @@ def test_a_bad_description_is_named(make: Callable[..., PassageStore], tmp_path:
         (b"1\tone\n" + b"x" * 256 + b"\ttext\n", "1 to 255 bytes"),
         (b"1\tone\n2\t\xff\n", "line 2: byte 3 is not valid UTF-8"),
         (b"1\tone\n2\ttwo\n1\tagain\n", "the id 1 comes a second time"),
+        (b"1\tone\n1\tagain\n", "the id 1 comes a second time"),
     ],
 )
 def test_bad_lines_are_named(make: Callable[..., PassageStore], tmp_path: Path, content: bytes, message: str) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from crossrt.engine.errors import OptionError
+from crossrt.engine.errors import BundleError, OptionError
 from crossrt.engine.text import pair_tokenizer
 from crossrt.engine.text.encoded_pairs import TruncationSide
+from crossrt.engine.text.pair_template import PairTemplate
 from crossrt.engine.text.pair_tokenizer import PairTokenizer, without_truncation_and_padding
 from crossrt.engine.text.text_limits import TextLimits
 from crossrt.engine.text.wordpiece import WordPiece
@@ -71,8 +72,12 @@ def test_without_wordpiece_texts_are_truncated_on_the_same_side(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WordPiece, "of", lambda tokenizer: None)
         encoder = PairTokenizer(tokenizer, max_length=max_length, truncation_side=side)
-    rows = rows_of(encoder.encode([(query, passage)]))
-    assert rows == real_rows(tokenizer, [(query, passage)], max_length=max_length, truncation_side=side)
+    encoded = encoder.encode([(query, passage)])
+    rows = real_rows(tokenizer, [(query, passage)], max_length=max_length, truncation_side=side)
+    assert rows_of(encoded) == rows
+    [(whole, _)] = real_rows(tokenizer, [(query, passage)], max_length=512)
+    assert encoded.cut is not None
+    assert encoded.cut.tolist() == [len(whole) - len(rows[0][0])]
 
 
 @settings(max_examples=100, deadline=None)
@@ -131,6 +136,50 @@ def test_without_a_post_processor_token_types_are_transformers() -> None:
         ours.encode_within([("city river", "river city city")], TextLimits(pair=8)),
     ):
         assert pairs.type_ids.tolist() == expected == [0, 0, 1, 1, 1]
+
+
+def test_a_text_of_several_tokens_does_not_shift_the_template(tokenizer: Tokenizer) -> None:
+    longer = Tokenizer.from_str(tokenizer.to_str())
+    longer.normalizer = normalizers.Replace("a", "a a a")
+    assert PairTemplate.of(longer) == PairTemplate.of(tokenizer)
+
+
+@pytest.mark.parametrize("long_pair", [pair_tokenizer.LONG_PAIR, -1])
+def test_a_tokenizer_that_puts_the_passage_first_only_tokenizes_pairs(
+    tokenizer: Tokenizer, long_pair: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_tokenizer, "LONG_PAIR", long_pair)
+    turned = Tokenizer.from_str(tokenizer.to_str())
+    turned.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", pair="[CLS] $B [SEP] $A:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    encoder, pairs = PairTokenizer(turned, max_length=8), [("the river", "city"), ("is", "a city is in the river")]
+    assert rows_of(encoder.encode(pairs)) == real_rows(turned, pairs, max_length=8)
+    with pytest.raises(BundleError, match="does not join two texts as `query passage`"):
+        encoder.encode_within(pairs, TextLimits(passage=1))
+
+
+@pytest.mark.parametrize("own", SIDES)
+@pytest.mark.parametrize("asked", [None, *SIDES])
+def test_limits_cut_both_texts_and_then_the_pair(
+    tokenizer: Tokenizer, own: TruncationSide, asked: TruncationSide | None
+) -> None:
+    encoder = PairTokenizer(tokenizer, max_length=64, truncation_side=own)
+    pairs = [
+        ("where is the river", "a city is in the long green river"),
+        ("river", "city"),
+        ("river", "berlin is a city"),
+    ]
+    for limits, left, right, cut in (
+        ({"query": 2, "passage": 4}, ("the river", "the long green river"), ("where is", "a city is in"), [6, 0, 0]),
+        ({"pair": 9}, ("is the river", "long green river"), ("where is the", "a city is"), [6, 0, 0]),
+        ({"pair": 8, "query": 1}, ("river", "the long green river"), ("where", "a city is in"), [7, 0, 0]),
+    ):
+        found = encoder.encode_within(pairs, TextLimits(side=asked, **limits))
+        expected = encoder.encode([left if (asked or own) == "left" else right, *pairs[1:]])
+        assert rows_of(found) == rows_of(expected)
+        assert found.cut is not None
+        assert found.cut.tolist() == cut
 
 
 def test_numpys_integers_are_integers_and_texts_are_not(tokenizer: Tokenizer) -> None:

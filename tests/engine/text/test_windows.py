@@ -163,6 +163,14 @@ def test_a_window_of_a_long_text_is_found_without_tokenizing_all_of_it(monkeypat
     assert sum(tokenized) < 5_000
 
 
+def test_a_window_with_a_token_that_holds_a_blank_is_found_in_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer.from_str(real("bert").to_str())
+    tokenizer.add_special_tokens(["river city"])
+    monkeypatch.setattr(pair_tokenizer, "PART_CHARACTERS", 6)
+    begin, end = PairTokenizer(tokenizer, max_length=512).window_text("the river city is", 1, 1)
+    assert "the river city is"[begin:end] == "river city"
+
+
 class CountingTokenizer:
     """Notes the characters of the texts that the package tokenizers gets."""
 

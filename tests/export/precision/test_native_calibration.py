@@ -117,11 +117,13 @@ def test_weights_are_rounded_again_one_at_a_time_where_the_score_gains_most(monk
 def test_no_weight_leaves_the_range_of_int8_however_often_it_is_changed(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows, gradients = (rng.normal(size=(50, 2)) @ rng.normal(size=(2, size)) for size in (10, 40))
-    found = np.full((40, 10), 127.0)
     by_outputs = gradients.T @ gradients + 0.1 * np.eye(40)
-    weight_rounding._descend(rng.uniform(126, 127, size=found.shape), found, rows.T @ rows + np.eye(10), by_outputs)
-    assert found.min() < 127
-    assert np.abs(found).max() == 127
+    exact = rng.uniform(126, 127, size=(40, 10))
+    for sign in (1, -1):
+        found = np.full((40, 10), sign * 127.0)
+        weight_rounding._descend(sign * exact, found, rows.T @ rows + np.eye(10), by_outputs)
+        assert np.abs(found).min() < 127
+        assert np.abs(found).max() == 127
 
 
 @pytest.mark.parametrize("bad", [np.zeros((32, 32)), np.full((32, 32), np.nan)], ids=["zeros", "NaN"])
