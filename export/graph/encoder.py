@@ -12,6 +12,7 @@ fifths of a 2-layer model.
 import re
 from collections.abc import Sequence
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -395,8 +396,10 @@ class EncoderGraph(TypedGraph):
         for layer, scale in zip(layers, chain(scales, repeat(1.0)), strict=False):
             weight = self.checkpoint.tensor(f"{layer}.weight")
             bias = self.checkpoint.tensor(f"{layer}.bias") if self.checkpoint.has_bias(layer) else np.zeros(len(weight))
-            weights.append((weight * np.float64(scale)).astype(np.float32))
-            biases.append((bias * np.float64(scale)).astype(np.float32))
+            weights.append(_scaled(weight, scale))
+            biases.append(_scaled(bias, scale))
+        if len(weights) == 1:
+            return weights[0], biases[0]
         return np.concatenate(weights), np.concatenate(biases)
 
     def _unpadded_channels(self, channels: int) -> npt.NDArray[np.int64]:
@@ -405,6 +408,8 @@ class EncoderGraph(TypedGraph):
 
     def _with_padded_heads(self, values: npt.NDArray[np.float32], *, axis: int) -> npt.NDArray[np.float32]:
         """Pad each head of `axis` with zeros; `axis` holds the heads of one or several projections."""
+        if self._padded_head == self._head:
+            return values
         shape = list(values.shape)
         shape[axis] = shape[axis] // self._head * self._padded_head
         padded = np.zeros(shape, dtype=values.dtype)
@@ -481,3 +486,8 @@ class EncoderGraph(TypedGraph):
     def checkpoint_constant(self, name: str) -> str:
         """Register a tensor of the checkpoint as a constant under its own name."""
         return self.constant(name, self.checkpoint.tensor(name))
+
+
+def _scaled(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.float32]:
+    """Multiply in FP64 and round once. With a scale of 1 large weights are not copied."""
+    return np.asarray(values if scale == 1 else values * np.float64(scale), dtype=np.float32)
