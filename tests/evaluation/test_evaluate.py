@@ -211,12 +211,16 @@ def test_texts_and_what_was_prepared_of_them_give_the_same_run(
     opened = Bundle.open(bundle)
     tokenizer = Tokenizer.from_file(str(opened.tokenizer_file))
     prepare(files["passages"], tmp_path / "s", tokenizer, tokenizer_sha256=opened.tokenizer_sha256, limit=64)
+    prepare(files["passages"], tmp_path / "other", tokenizer, tokenizer_sha256="0" * 64, limit=64)
     command(bundle, "--out", tmp_path / "texts")
     del files["passages"]
     status, _, said = command(bundle, "--out", tmp_path / "prepared", store=tmp_path / "s")
     assert status == 0, said
     runs = [(tmp_path / name / "bundle.fp32.run.trec").read_bytes() for name in ("texts", "prepared")]
     assert runs[0] == runs[1]
+    status, _, said = command(bundle, "--out", tmp_path / "refused", store=tmp_path / "other")
+    assert status == 1
+    assert "other was prepared with another tokenizer than this model's" in said
 
 
 KILLED = """
