@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from crossrt.engine.bundle.bundle import Bundle
@@ -12,7 +13,7 @@ from crossrt.engine.kernels.support import NARROW
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.windows import Windows
 from crossrt.measurement import model_config
-from crossrt.measurement.model_config import ModelConfig, Options
+from crossrt.measurement.model_config import ModelConfig, Options, model_configs
 from tests.engine.samples import cpu_config
 
 
@@ -82,3 +83,12 @@ def test_all_that_scores_depend_on_is_in_the_fingerprint(bundle: Path) -> None:
     assert len({str(each.fingerprint) for each in (usual, *others)}) == 1 + len(others)
     same = replace(usual, label="b", options=Options(max_length=opened.manifest.max_length))
     assert same.fingerprint == usual.fingerprint
+
+
+def test_a_model_opens_with_the_options_of_its_row(two_label_bundle: Path) -> None:
+    options = Options(backend="onnxruntime", device="cpu", threads=1, max_length=16, relevant_label="LABEL_0")
+    [config] = model_configs([str(two_label_bundle)], ["fp32"], options)
+    assert (config.execution.backend, config.execution.threads, config.relevant_label) == ("onnxruntime", 1, 0)
+    with config.open() as model:
+        assert (model.backend, model.max_length) == ("onnxruntime", 16)
+        assert model.relevance(np.array([[3, 1]], dtype=np.float32)) == [2]

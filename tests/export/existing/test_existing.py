@@ -91,7 +91,7 @@ ADDED = {"content": "<extra>", "single_word": False, "lstrip": False, "rstrip": 
 SETTINGS: dict[str, dict[str, Any]] = {
     "as saved": {},
     "cased": {"do_lower_case": False},
-    "accents kept": {"strip_accents": False},
+    "accents kept, nothing said of case": {"strip_accents": False, "do_lower_case": None},
     "accents stripped, cased": {"strip_accents": True, "do_lower_case": False},
     "Chinese characters not parted": {"tokenize_chinese_chars": False},
     "no token types": {"model_input_names": ["input_ids", "attention_mask"]},
@@ -663,6 +663,16 @@ def test_labels_without_a_number_are_counted_and_further_outputs_left_alone(
     assert made.manifest.labels == 1
     with CrossEncoder(made.path) as ours, CrossEncoder(bundle) as theirs:
         np.testing.assert_array_equal(ours.predict(pairs), theirs.predict(pairs))
+
+
+def test_the_label_and_the_activation_that_are_chosen_are_the_bundles(two_label_bundle: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(two_label_bundle, tmp_path / "directory", ignore=shutil.ignore_patterns(MANIFEST)))
+    made = bundle_from_onnx(directory, tmp_path / "bundle", relevant_label="LABEL_0", activation="sigmoid").manifest
+    assert (made.relevant_label, made.activation) == (0, "sigmoid")
+    assert (made.source["chosen_relevant_label"], made.source["chosen_activation"]) == (0, "sigmoid")
+    assert bundle_from_onnx(directory, tmp_path / "other").manifest.relevant_label == 1
+    with pytest.raises(OptionError, match="relevant_label='none' is none of the model's labels"):
+        bundle_from_onnx(directory, tmp_path / "refused", relevant_label="none")
 
 
 def test_what_is_missing_is_named(exported: Path, tmp_path: Path) -> None:
