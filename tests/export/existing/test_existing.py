@@ -158,6 +158,8 @@ def test_an_older_special_tokens_map_counts_as_in_transformers(exported: Path, t
             "fast_tokenizer_files = .*not apply",
         ),
         ("config.json", {"vocab_size": 20}, "153 tokens and the model 20"),
+        ("config.json", {"pad_token_id": 153}, "pad_token_id is 153, and the model has 153 token ids"),
+        ("config.json", {"type_vocab_size": 1}, "gives the token type 1, and the model has 1;"),
         ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "declares 3 labels, and the ONNX file gives 1"),
         ("config.json", {"max_position_embeddings": None}, "max_position_embeddings"),
     ],
@@ -280,6 +282,22 @@ def test_each_kind_of_8_bit_operator_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"4 bits or so \(MatMulNBits\)"):
         assert OnnxFile.read(one_node(tmp_path, "MatMulNBits", "com.microsoft")).precision
     assert OnnxFile.read(one_node(tmp_path, "MatMul", "")).precision is Precision.FP32
+
+
+def test_the_precision_is_that_of_most_weights(tmp_path: Path) -> None:
+    def read(**counts: int) -> OnnxFile:
+        weights = [
+            onnx.helper.make_tensor(kind, getattr(onnx.TensorProto, kind), [count], [1.0] * count)
+            for kind, count in counts.items()
+        ]
+        graph = onnx.helper.make_graph([], "weights", [], [], weights)
+        (tmp_path / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+        return OnnxFile.read(tmp_path / "model.onnx")
+
+    assert read(FLOAT=2, FLOAT16=3).precision is Precision.FP16
+    assert read(FLOAT=3, FLOAT16=2).precision is read(DOUBLE=3, FLOAT16=2).precision is Precision.FP32
+    with pytest.raises(CheckpointError, match="holds weights in BF16"):
+        assert read(FLOAT=2, BFLOAT16=3).precision
 
 
 def one_node(folder: Path, operator: str, domain: str) -> Path:

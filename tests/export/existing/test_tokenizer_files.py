@@ -105,6 +105,7 @@ REFUSED: list[tuple[str, Callable[[Path], object], str]] = [
     ("deberta-v2", tokenizer_json(post_processor=None), r"cls_token '\[CLS\]', which tokenizer.json does not put"),
     ("deberta-v2", tokenizer_json(pre_tokenizer={"type": "Whitespace"}), "pre-tokenizers Whitespace, which is no"),
     ("deberta-v2", settings(tokenizer_class="RobertaTokenizer", add_prefix_space=True), "holds a Unigram model"),
+    ("albert", tokenizer_json(model={"type": "Unigram"}), r"tokenizer\.json is not a tokenizer that can be read"),
     ("albert", settings(do_lower_case=False), r"disagree on do_lower_case \(True and False, as AlbertTokenizer"),
     ("albert", settings(keep_accents=True), r"disagree on keep_accents \(False and True"),
     ("albert", settings(add_prefix_space=False), r"disagree on add_prefix_space \(True and False"),
