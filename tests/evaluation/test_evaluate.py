@@ -611,8 +611,6 @@ def test_a_result_of_another_kind_or_schema_is_refused(collect: Collect, bundle:
         (dataclasses.replace(result, schema=2).to_json(), r"result.json has schema 2, and this crossrt reads 1"),
         (dataclasses.replace(result, kind="bench").to_json(), r"is not a result of crossrt evaluate"),
         (result.to_json().replace('"label"', '"name"'), r"does not have the fields of schema 1"),
-        (result.to_json().replace('"kind"', '"unknown": 1, "kind"', 1), "unknown: Unexpected keyword argument"),
-        (re.sub(r'"queries": (\d+)', r'"queries": "\1"', result.to_json()), "queries: Input should be a valid integer"),
         (re.sub(r'"pairs_per_s": [\d.]+', '"pairs_per_s": NaN', result.to_json()), "should be a finite number"),
         ("[]", "is not a result of crossrt evaluate"),
         ("{", "is not JSON"),
