@@ -86,9 +86,9 @@ def test_all_that_scores_depend_on_is_in_the_fingerprint(bundle: Path) -> None:
 
 
 def test_a_model_opens_with_the_options_of_its_row(two_label_bundle: Path) -> None:
-    options = Options(backend="onnxruntime", device="cpu", threads=1, max_length=16, relevant_label="LABEL_0")
+    options = Options(backend="openvino", device="cpu", threads=1, max_length=16, relevant_label="LABEL_0")
     [config] = model_configs([str(two_label_bundle)], ["fp32"], options)
-    assert (config.execution.backend, config.execution.threads, config.relevant_label) == ("onnxruntime", 1, 0)
+    assert (config.execution.backend, config.execution.threads, config.relevant_label) == ("openvino", 1, 0)
     with config.open() as model:
-        assert (model.backend, model.max_length) == ("onnxruntime", 16)
+        assert (model.backend, model.max_length) == ("openvino", 16)
         assert model.relevance(np.array([[3, 1]], dtype=np.float32)) == [2]

@@ -96,6 +96,7 @@ EQUAL: list[tuple[str, Callable[[Path], object]]] = [
     ("albert", settings(do_lower_case=True, keep_accents=False)),
     ("xlm-roberta", settings(do_lower_case=True)),
     ("roberta", settings()),
+    ("roberta", lambda path: edited(path / "tokenizer_config.json", lambda held: held.pop("add_prefix_space"))),
 ]
 REFUSED: list[tuple[str, Callable[[Path], object], str]] = [
     ("deberta-v2", settings(do_lower_case=True), r"disagree on do_lower_case \(False and True, as DebertaV2Tokenizer"),
