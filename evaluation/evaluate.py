@@ -133,8 +133,6 @@ def _score(
             run = runs[config.label]
             rest = None if config.rest_label is None else RunFile(runs[config.rest_label].target)
             with config.open() as ranker:
-                if isinstance(ranker, CrossEncoder):
-                    collection.passages.check(ranker)
                 for query, ids in collection.lists(run.done):
                     best, effort = _best(config, ranker, collection, query, ids)
                     scores = best if rest is None else _followed(best, rest.candidates(query))

@@ -31,7 +31,7 @@ class ApiKeys:
             lines = self._file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise OptionError(f"--api-keys {self._file} cannot be read: {error}") from error
-        keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        keys = [key for key in map(str.strip, lines) if key and not key.startswith("#")]
         if not keys:
             raise OptionError(f"--api-keys {self._file} holds no key; write one a line")
         self._digests = [_digest(key.encode()) for key in keys]

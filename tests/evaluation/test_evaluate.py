@@ -193,7 +193,9 @@ def test_precisions_and_bundles_are_rows_beside_a_baseline(
     assert (status, said) == (2, "crossrt: --baseline 'bm25': one of candidates, small.fp32, small.int8\n")
 
 
-def test_bundles_of_one_name_are_told_apart_by_their_folders(bundle: Path, tmp_path: Path) -> None:
+def test_bundles_of_one_name_are_told_apart_by_their_folders(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("old", "new"):
         shutil.copytree(bundle, tmp_path / folder / "minilm")
     paths = [str(tmp_path / folder / "minilm") for folder in ("old", "new")]
@@ -203,6 +205,8 @@ def test_bundles_of_one_name_are_told_apart_by_their_folders(bundle: Path, tmp_p
     ]
     with pytest.raises(OptionError, match="asked for twice"):
         model_configs([paths[0], paths[0]], ["fp32"], Options())
+    monkeypatch.chdir(paths[0])
+    assert [system.label for system in model_configs(["."], ["fp32"], Options())] == ["minilm.fp32"]
 
 
 def test_texts_and_what_was_prepared_of_them_give_the_same_run(
@@ -211,12 +215,16 @@ def test_texts_and_what_was_prepared_of_them_give_the_same_run(
     opened = Bundle.open(bundle)
     tokenizer = Tokenizer.from_file(str(opened.tokenizer_file))
     prepare(files["passages"], tmp_path / "s", tokenizer, tokenizer_sha256=opened.tokenizer_sha256, limit=64)
+    prepare(files["passages"], tmp_path / "other", tokenizer, tokenizer_sha256="0" * 64, limit=64)
     command(bundle, "--out", tmp_path / "texts")
     del files["passages"]
     status, _, said = command(bundle, "--out", tmp_path / "prepared", store=tmp_path / "s")
     assert status == 0, said
     runs = [(tmp_path / name / "bundle.fp32.run.trec").read_bytes() for name in ("texts", "prepared")]
     assert runs[0] == runs[1]
+    status, _, said = command(bundle, "--out", tmp_path / "refused", store=tmp_path / "other")
+    assert status == 1
+    assert "other was prepared with another tokenizer than this model's" in said
 
 
 KILLED = """
@@ -603,6 +611,7 @@ def test_a_result_of_another_kind_or_schema_is_refused(collect: Collect, bundle:
         (dataclasses.replace(result, schema=2).to_json(), r"result.json has schema 2, and this crossrt reads 1"),
         (dataclasses.replace(result, kind="bench").to_json(), r"is not a result of crossrt evaluate"),
         (result.to_json().replace('"label"', '"name"'), r"does not have the fields of schema 1"),
+        (re.sub(r'"pairs_per_s": [\d.]+', '"pairs_per_s": NaN', result.to_json()), "should be a finite number"),
         ("[]", "is not a result of crossrt evaluate"),
         ("{", "is not JSON"),
     ):

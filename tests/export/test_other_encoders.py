@@ -401,6 +401,9 @@ def test_the_layers_of_an_albert_are_stored_once(write: Callable[..., Path]) -> 
         ("deberta-v3", {"max_relative_positions": 9}, "position_buckets is 16, with distances up to 9"),
         ("deberta-v3", {"share_att_key": False}, "deberta.encoder.layer.0.attention.self.pos_key_proj.weight"),
         ("deberta-v3", {"position_biased_input": True}, "'deberta.embeddings.position_embeddings.weight' is missing"),
+        # What is not given has transformers' defaults.
+        ("deberta-v3", {"share_att_key": None}, "deberta.encoder.layer.0.attention.self.pos_key_proj.weight"),
+        ("deberta-v3", {"position_biased_input": None}, "'deberta.embeddings.position_embeddings.weight' is missing"),
         ("deberta-v3", {"hidden_act": "mish"}, "hidden activation 'mish' is not supported"),
         ("deberta-v3", {"max_position_embeddings": 10**9}, "the model has 1000000000 positions; at most 1048576"),
         ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets is 64; only 32 is supported"),
@@ -412,8 +415,9 @@ def test_what_is_computed_otherwise_is_refused_in_words(
     case: str, fields: dict[str, Any], message: str, write: Callable[..., Path]
 ) -> None:
     path = write(case)
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | fields))
+    config = json.loads((path / "config.json").read_text()) | fields
+    given = {key: value for key, value in config.items() if value is not None}
+    (path / "config.json").write_text(json.dumps(given))
     with pytest.raises(CheckpointError, match=re.escape(message)):
         Checkpoint.read(path)
 

@@ -146,3 +146,19 @@ def test_teis_header_tells_where_the_model_runs(device: str, kind: bytes) -> Non
     run: Any = SimpleNamespace(job=call.body.job(), accepted=0.0, began=0.0, tokenized=0.0, done=0.0)
     answer = call.scored_response(Outcome(tokens=5, relevance=[1.0], scores=[0.7]), run, model)
     assert dict(answer.headers)[b"x-compute-type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/rerank", {"query": "a", "texts": ["b"]}),
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}),
+        ("/score", {"text_1": "a", "text_2": "b"}),
+        ("/predict", {"inputs": ["a", "b"]}),
+        ("/v1/ranking", {"query": {"text": "a"}, "passages": [{"text": "b"}]}),
+    ],
+)
+def test_each_dialect_has_priorities(path: str, body: dict[str, Any]) -> None:
+    route = next(route for route in SCORING_ROUTES if route.path == path)
+    assert route.decode(json.dumps({**body, "priority": -3}).encode()).job().priority == -3
+    assert route.decode(json.dumps(body).encode()).job().priority == 0

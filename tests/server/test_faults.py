@@ -262,12 +262,13 @@ def test_exhausted_descriptors_are_survived(start: Start) -> None:
 
 def test_keys_are_needed_but_for_probes_and_metrics(start: Start, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("# of the search team\nfirst\n\nsecond\n")
+    keys.write_text("# of the search team\n  # indented\nfirst\n\n second\n")
     server = start("--api-keys", str(keys))
     for path, body in ALL.items():
         assert server.post(path, body).status == 401
         assert server.post(path, body, {"authorization": "Bearer third"}).status == 401
         assert server.post(path, body, {"authorization": "Basic first"}).status == 401
+        assert server.post(path, body, {"x-api-key": "# indented"}).status == 401
         assert server.post(path, body, {"authorization": "bearer second"}).status == 200
         assert server.post(path, body, {"x-api-key": "first"}).status == 200
     answer = server.post("/rerank", TEXTS)

@@ -50,8 +50,9 @@ def server_tokens(server: Served) -> int:
 
 @pytest.mark.parametrize("path", ["/", "/invocations", "/rerank"])
 def test_raw_scores_and_texts_are_returned_where_they_are_asked_for(server: Served, logits: Any, path: str) -> None:
-    body = {"query": QUERY, "texts": TEXTS, "raw_scores": True, "return_text": True, "truncation_direction": "Left"}
+    body = {"query": QUERY, "texts": TEXTS, "raw_scores": True, "return_text": True, "truncation_direction": "Right"}
     answer = server.post(path, body).json
+    assert [(each["index"], each["score"]) for each in answer] == ordered(logits)
     assert [TEXTS[each["index"]] for each in answer] == [each["text"] for each in answer]
 
 
@@ -66,7 +67,35 @@ def test_documents_get_one_object_for_all_clients(server: Served, logits: Any, p
     other = server.post(path, {**body, "return_documents": not shown}).json["results"]
     assert ["document" in each for each in other] == [not shown, not shown]
     assert answer["meta"]["billed_units"] == {"search_units": 1}
+    if path in ("/v1/rerank", "/v2/rerank"):
+        assert answer["meta"]["api_version"] == {"version": path[2]}, "as Cohere tells it"
     assert "data" not in answer
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "most"),
+    [
+        ("/rerank", {"texts": TEXTS, "top_k": 2}, 2),
+        ("/rerank", {"texts": TEXTS, "top_k": 0}, 4),
+        ("/v1/rerank", {"documents": TEXTS, "top_n": 0}, 4),
+        ("/v1/rerank", {"documents": TEXTS, "top_k": 2}, 2),
+        ("/v1/rerank", {"documents": TEXTS, "top_k": 2, "top_n": 3}, 3),
+        ("/v1/ranking", {"passages": [{"text": text} for text in TEXTS], "top_k": 2}, 2),
+        ("/v1/ranking", {"passages": [{"text": text} for text in TEXTS], "top_k": 0}, 4),
+    ],
+)
+def test_the_best_alone_are_returned_where_they_are_asked_for(
+    server: Served, logits: Any, path: str, fields: dict[str, Any], most: int
+) -> None:
+    answer = server.post(path, {"query": {"text": QUERY} if "passages" in fields else QUERY, **fields}).json
+    results = answer if "texts" in fields else answer["results" if "documents" in fields else "rankings"]
+    assert [each["index"] for each in results] == [place for place, _ in ordered(logits)][:most]
+
+
+def test_cohere_bills_a_search_for_each_hundred_documents(server: Served) -> None:
+    for count, units in ((100, 1), (101, 2)):
+        answer = server.post("/v2/rerank", {"query": QUERY, "documents": ["a"] * count}).json
+        assert answer["meta"]["billed_units"] == {"search_units": units}
 
 
 def test_voyages_top_k_adds_data_also_where_it_is_null(server: Served) -> None:
@@ -155,11 +184,19 @@ def test_truncation_is_counted_and_can_be_refused(start: Start, bundle: Path) ->
     assert answer["meta"]["warnings"][0].startswith("1 of 4 documents were truncated and lost ")
     assert server.metric("crossrt_truncated_texts_total") == 1
     assert server.metric("crossrt_truncated_tokens_total") > 10
-    for path, field, flag in (("/rerank", "texts", "truncate"), ("/v1/rerank", "documents", "truncation")):
-        refused = server.post(path, {"query": QUERY, field: TEXTS, flag: False})
-        assert refused.status == (422 if field == "texts" else 400)
+    pairs = [[QUERY, text] for text in TEXTS]
+    passages = [{"text": text} for text in TEXTS]
+    for path, query, field, texts, refusal in (
+        ("/rerank", {"query": QUERY}, "texts", TEXTS, {"truncate": False}),
+        ("/v1/rerank", {"query": QUERY}, "documents", TEXTS, {"truncation": False}),
+        ("/score", {"text_1": QUERY}, "text_2", TEXTS, {"truncation": False}),
+        ("/predict", {}, "inputs", pairs, {"truncate": False}),
+        ("/v1/ranking", {"query": {"text": QUERY}}, "passages", passages, {"truncate": "NONE"}),
+    ):
+        refused = server.post(path, {**query, field: texts, **refusal})
+        assert refused.status == (422 if path in ("/rerank", "/predict") else 400)
         assert "text 1 has" in refused.body.decode()
-        assert server.post(path, {"query": QUERY, field: TEXTS[2:], flag: False}).status == 200, "none is too long"
+        assert server.post(path, {**query, field: texts[2:], **refusal}).status == 200, "none is too long"
 
 
 def test_texts_can_be_limited(server: Served, model: CrossEncoder) -> None:
@@ -169,16 +206,35 @@ def test_texts_can_be_limited(server: Served, model: CrossEncoder) -> None:
     by_place = {each["index"]: each["relevance_score"] for each in answer["results"]}
     expected = model.logits([(QUERY, "is a city"), (QUERY, "in the river")])[:, 0]
     assert [by_place[0], by_place[1]] == pytest.approx(expected.tolist(), abs=1e-5)
+    scored = server.post("/score", {"text_1": QUERY, "text_2": texts, **limits}).json["data"]
+    assert [each["score"] for each in scored] == pytest.approx(expected.tolist(), abs=1e-5)
+    none = {"max_tokens_per_doc": 0, "max_tokens_per_query": 0, "truncate_prompt_tokens": -1, "window": 20}
+    body = {"query": QUERY, "documents": TEXTS}
+    unlimited = server.post("/v1/rerank", {**body, **none}).json["results"]
+    assert unlimited == server.post("/v1/rerank", {**body, "window": 20}).json["results"]
 
 
-def test_windows_and_their_place_can_be_asked_for(server: Served, model: CrossEncoder) -> None:
-    body = {"query": QUERY, "documents": TEXTS, "window": 20, "stride": 8, "raw_scores": True}
-    answer = server.post("/v1/rerank", body).json["results"]
-    expected = model.rank(QUERY, TEXTS, windows=Windows(length=20, stride=8))
-    assert [(each["index"], tuple(each["window"])) for each in answer] == [
+@pytest.mark.parametrize(
+    ("fields", "windows"),
+    [
+        ({"stride": 8}, Windows(length=20, stride=8)),
+        ({}, Windows(length=20, stride=10)),
+        ({"aggregate": "mean:2"}, Windows(length=20, stride=10, aggregate="mean:2")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "texts", "score"), [("/v1/rerank", "documents", "relevance_score"), ("/rerank", "texts", "score")]
+)
+def test_windows_and_their_place_can_be_asked_for(
+    server: Served, model: CrossEncoder, fields: dict[str, Any], windows: Windows, path: str, texts: str, score: str
+) -> None:
+    answer = server.post(path, {"query": QUERY, texts: TEXTS, "window": 20, "raw_scores": True, **fields}).json
+    results = answer if texts == "texts" else answer["results"]
+    expected = model.rank(QUERY, TEXTS, windows=windows)
+    assert [(each["index"], tuple(each["window"])) for each in results] == [
         (each["corpus_id"], each["window"]) for each in expected
     ]
-    assert [each["relevance_score"] for each in answer] == pytest.approx([each["score"] for each in expected])
+    assert [each[score] for each in results] == pytest.approx([each["score"] for each in expected])
 
 
 LONG = ["paris is a city", "people live in the river"]  # a token a word
@@ -241,6 +297,12 @@ def test_exact_keeps_the_limit_of_the_pair_and_teis_side(server: Served, model: 
     [
         ("/v1/rerank", {"window": 20, "truncate_prompt_tokens": 12}, "`truncate_prompt_tokens` and `window`"),
         ("/v1/rerank", {"stride": 4}, "go with `window`"),
+        ("/v1/rerank", {"aggregate": "mean"}, "go with `window`"),
+        ("/v1/rerank", {"truncate_prompt_tokens": 0}, "at least 1"),
+        ("/v1/rerank", {"truncate_prompt_tokens": -2}, "at least 1"),
+        ("/v1/score", {"window": 20}, "are for rankings"),
+        ("/v1/score", {"text_1": [QUERY] * 2}, "`text_1` has 2 texts and `text_2` 4"),
+        ("/v1/score", {"text_1": [QUERY] * 5}, "`text_1` has 5 texts and `text_2` 4"),
         ("/v1/score", {"stride": 4}, "are for rankings"),
         ("/v1/score", {"aggregate": "mean"}, "are for rankings"),
         ("/v1/score", {"exact": True}, "are for rankings"),

@@ -226,8 +226,10 @@ def test_auto_obeys_what_was_tuned_for_this_model_and_machine(
     untuned = choose_execution(opened)
     assert untuned.reason.startswith("not tuned")
     kept = Tuning(backend="openvino", streams=1, batch_size=7)
-    kept.store(opened, Precision.FP32, untuned.threads)
-    assert Tuning.load(opened, Precision.FP32, untuned.threads) == kept
+    for precision in (Precision.FP32, Precision.BF16):
+        assert Tuning.load(opened, precision, untuned.threads) is None
+        kept.store(opened, precision, untuned.threads)
+        assert Tuning.load(opened, precision, untuned.threads) == kept
     config = choose_execution(opened)
     assert (config.backend, config.streams, config.batch_size) == ("openvino", 1, 7)
     assert "crossrt tune measured" in str(config)
@@ -245,10 +247,11 @@ def test_auto_obeys_what_was_tuned_for_this_model_and_machine(
         "",
         "{",
         "[]",
-        '{"tuning": {"backend": "rm -rf", "streams": 1, "batch_size": 1}}',
-        '{"tuning": {"backend": "onnxruntime", "streams": 0, "batch_size": 1}}',
-        '{"tuning": {"backend": "onnxruntime", "streams": true, "batch_size": 1}}',
-        '{"tuning": {"backend": "onnxruntime"}}',
+        '{"of": {}, "tuning": {"backend": "rm -rf", "streams": 1, "batch_size": 1}}',
+        '{"of": {}, "tuning": {"backend": "onnxruntime", "streams": 0, "batch_size": 1}}',
+        '{"of": {}, "tuning": {"backend": "onnxruntime", "streams": 1, "batch_size": 0}}',
+        '{"of": {}, "tuning": {"backend": "onnxruntime", "streams": true, "batch_size": 1}}',
+        '{"of": {}, "tuning": {"backend": "onnxruntime"}}',
     ],
 )
 def test_a_stored_choice_that_makes_no_sense_is_as_good_as_none(bundle: Path, cache: Path, content: str) -> None:
@@ -258,6 +261,7 @@ def test_a_stored_choice_that_makes_no_sense_is_as_good_as_none(bundle: Path, ca
     [file] = cache.iterdir()
     assert json.loads(file.read_text())["of"]["precision"] == "fp32"
     file.write_text(content)
+    assert Tuning.load(opened, Precision.FP32, untuned.threads) is None
     assert choose_execution(opened) == untuned
 
 

@@ -140,7 +140,7 @@ def test_another_architectures_description_says_nothing(
 
 
 HYBRID = "".join(
-    f"processor\t: {number}\nmodel name\t: Core\nflags\t\t: fpu avx2 {flags}\n\n"
+    f"processor\t: {number}\ncpu family\t: 6\nmodel name\t: Core\nflags\t\t: fpu avx2 {flags}\n\n"
     for number, flags in enumerate(("avx512f fma", "avx512f fma", "avx_vnni fma", "avx_vnni"))
 )
 """Processors of three kinds in one machine."""

@@ -247,6 +247,7 @@ OLDER = {"file": "older.engine", "version": "10.9.0", "options": LOOSE}
         ([{}, OLDER], "model.fp16.engine"),
         ([OLDER, {}], "model.fp16.engine"),
         ([A100, L40], "a100.engine"),
+        ([{"file": "model.fp32.engine", "precision": "fp32"}, {}], "model.fp16.engine"),
     ],
 )
 def test_of_several_engines_the_one_of_this_gpu_is_taken_and_the_newest(

@@ -91,7 +91,7 @@ ADDED = {"content": "<extra>", "single_word": False, "lstrip": False, "rstrip": 
 SETTINGS: dict[str, dict[str, Any]] = {
     "as saved": {},
     "cased": {"do_lower_case": False},
-    "accents kept": {"strip_accents": False},
+    "accents kept, nothing said of case": {"strip_accents": False, "do_lower_case": None},
     "accents stripped, cased": {"strip_accents": True, "do_lower_case": False},
     "Chinese characters not parted": {"tokenize_chinese_chars": False},
     "no token types": {"model_input_names": ["input_ids", "attention_mask"]},
@@ -158,6 +158,8 @@ def test_an_older_special_tokens_map_counts_as_in_transformers(exported: Path, t
             "fast_tokenizer_files = .*not apply",
         ),
         ("config.json", {"vocab_size": 20}, "153 tokens and the model 20"),
+        ("config.json", {"pad_token_id": 153}, "pad_token_id is 153, and the model has 153 token ids"),
+        ("config.json", {"type_vocab_size": 1}, "gives the token type 1, and the model has 1;"),
         ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "declares 3 labels, and the ONNX file gives 1"),
         ("config.json", {"max_position_embeddings": None}, "max_position_embeddings"),
     ],
@@ -280,6 +282,22 @@ def test_each_kind_of_8_bit_operator_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"4 bits or so \(MatMulNBits\)"):
         assert OnnxFile.read(one_node(tmp_path, "MatMulNBits", "com.microsoft")).precision
     assert OnnxFile.read(one_node(tmp_path, "MatMul", "")).precision is Precision.FP32
+
+
+def test_the_precision_is_that_of_most_weights(tmp_path: Path) -> None:
+    def read(**counts: int) -> OnnxFile:
+        weights = [
+            onnx.helper.make_tensor(kind, getattr(onnx.TensorProto, kind), [count], [1.0] * count)
+            for kind, count in counts.items()
+        ]
+        graph = onnx.helper.make_graph([], "weights", [], [], weights)
+        (tmp_path / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+        return OnnxFile.read(tmp_path / "model.onnx")
+
+    assert read(FLOAT=2, FLOAT16=3).precision is Precision.FP16
+    assert read(FLOAT=3, FLOAT16=2).precision is read(DOUBLE=3, FLOAT16=2).precision is Precision.FP32
+    with pytest.raises(CheckpointError, match="holds weights in BF16"):
+        assert read(FLOAT=2, BFLOAT16=3).precision
 
 
 def one_node(folder: Path, operator: str, domain: str) -> Path:
@@ -663,6 +681,16 @@ def test_labels_without_a_number_are_counted_and_further_outputs_left_alone(
     assert made.manifest.labels == 1
     with CrossEncoder(made.path) as ours, CrossEncoder(bundle) as theirs:
         np.testing.assert_array_equal(ours.predict(pairs), theirs.predict(pairs))
+
+
+def test_the_label_and_the_activation_that_are_chosen_are_the_bundles(two_label_bundle: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(two_label_bundle, tmp_path / "directory", ignore=shutil.ignore_patterns(MANIFEST)))
+    made = bundle_from_onnx(directory, tmp_path / "bundle", relevant_label="LABEL_0", activation="sigmoid").manifest
+    assert (made.relevant_label, made.activation) == (0, "sigmoid")
+    assert (made.source["chosen_relevant_label"], made.source["chosen_activation"]) == (0, "sigmoid")
+    assert bundle_from_onnx(directory, tmp_path / "other").manifest.relevant_label == 1
+    with pytest.raises(OptionError, match="relevant_label='none' is none of the model's labels"):
+        bundle_from_onnx(directory, tmp_path / "refused", relevant_label="none")
 
 
 def test_what_is_missing_is_named(exported: Path, tmp_path: Path) -> None:

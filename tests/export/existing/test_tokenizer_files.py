@@ -96,6 +96,7 @@ EQUAL: list[tuple[str, Callable[[Path], object]]] = [
     ("albert", settings(do_lower_case=True, keep_accents=False)),
     ("xlm-roberta", settings(do_lower_case=True)),
     ("roberta", settings()),
+    ("roberta", lambda path: edited(path / "tokenizer_config.json", lambda held: held.pop("add_prefix_space"))),
 ]
 REFUSED: list[tuple[str, Callable[[Path], object], str]] = [
     ("deberta-v2", settings(do_lower_case=True), r"disagree on do_lower_case \(False and True, as DebertaV2Tokenizer"),
@@ -105,6 +106,7 @@ REFUSED: list[tuple[str, Callable[[Path], object], str]] = [
     ("deberta-v2", tokenizer_json(post_processor=None), r"cls_token '\[CLS\]', which tokenizer.json does not put"),
     ("deberta-v2", tokenizer_json(pre_tokenizer={"type": "Whitespace"}), "pre-tokenizers Whitespace, which is no"),
     ("deberta-v2", settings(tokenizer_class="RobertaTokenizer", add_prefix_space=True), "holds a Unigram model"),
+    ("albert", tokenizer_json(model={"type": "Unigram"}), r"tokenizer\.json is not a tokenizer that can be read"),
     ("albert", settings(do_lower_case=False), r"disagree on do_lower_case \(True and False, as AlbertTokenizer"),
     ("albert", settings(keep_accents=True), r"disagree on keep_accents \(False and True"),
     ("albert", settings(add_prefix_space=False), r"disagree on add_prefix_space \(True and False"),
