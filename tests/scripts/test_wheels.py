@@ -57,6 +57,23 @@ def test_a_tag_says_which_glibc_suffices(wheels: ModuleType) -> None:
     assert [wheels.glibc(tag) for tag in tags] == [(2, 5), (2, 28), (2, 34), (99,)]
 
 
+def test_files_are_packed_that_git_does_not_ignore_and_no_folders(
+    wheels: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to a folder and a repository inside the checkout are left out."""
+    checkout = tmp_path / "checkout"
+    for repository in (checkout, checkout / "other"):
+        subprocess.run(["git", "init", "--quiet", repository], check=True)
+    for name in (".gitignore", "kept.py", "removed.py", "new.py", "ignored.so", "other/foreign.py"):
+        (checkout / name).write_text("*.so\n")
+    subprocess.run(["git", "add", ".gitignore", "kept.py", "removed.py"], cwd=checkout, check=True)
+    (checkout / "removed.py").unlink()
+    (checkout / ".venv").symlink_to(tmp_path)
+    monkeypatch.setattr(wheels, "ROOT", checkout)
+    copied = wheels.copied_sources(tmp_path / "copied")
+    assert {path.name for path in copied.rglob("*")} == {".gitignore", "kept.py", "new.py"}
+
+
 @needs_zig
 def test_the_wheel_for_linux_on_x86_64_has_its_tag_and_libraries_that_load(
     wheels: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
