@@ -1,5 +1,6 @@
 """Rounds weights to INT8 for the native kernels."""
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,9 @@ import numpy.typing as npt
 
 MAX_WEIGHT = 127
 """The largest INT8 weight. -128 is not used, so that the range is symmetric."""
-DAMPING = 0.01
-"""Damping that is added to the diagonal of the moments, as a fraction of its mean. It is GPTQ's own default."""
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+"""Damping that is added to the diagonal of the moments, as a fraction of its mean. The first is GPTQ's own default. The larger ones
+are tried in turn if the moments are not positive definite."""
 BLOCK = 128
 """Number of columns after which all later columns are updated. It affects only the speed."""
 SWEEPS = 4
@@ -35,16 +37,19 @@ def rounded(
     is the mean squared error of the score if inputs and gradients are independent (the approximation of K-FAC, Martens and Grosse
     2015, arXiv:1503.05671). So the errors of different outputs cancel each other in the score.
 
-    Without moments every weight is rounded to the nearest integer.
+    Every weight is rounded to the nearest integer without moments, and if no damping makes them positive definite.
     """
     largest = np.abs(weight).max(axis=1).astype(np.float64)
     scale = np.where(largest > 0, largest, MAX_WEIGHT) / MAX_WEIGHT
     scaled = weight / scale[:, None]
-    if moments is None or not np.isfinite(scaled).all() or not moments.any():
+    if moments is None or not np.isfinite(scaled).all() or not np.isfinite(moments).all() or not moments.any():
         return np.rint(scaled).astype(np.int8), scale
     order = np.argsort(-np.diag(moments), kind="stable")
-    damped = _damped(moments[np.ix_(order, order)], DAMPING)
-    found = _gptq(scaled[:, order], damped)
+    factored = _factored(moments[np.ix_(order, order)])
+    if factored is None:
+        return np.rint(scaled).astype(np.int8), scale
+    damped, upper = factored
+    found = _gptq(scaled[:, order], upper)
     if gradients is not None and np.isfinite(gradients).all() and gradients.any():
         _descend(scaled[:, order], found, damped, _damped(gradients * np.outer(scale, scale), GRADIENT_DAMPING))
     integers = np.empty_like(scaled, dtype=np.int8)
@@ -56,10 +61,21 @@ def _damped(moments: Floats, share: float) -> Floats:
     return np.asarray(moments + share * np.diag(moments).mean() * np.eye(len(moments)))
 
 
-def _gptq(weight: Floats, moments: Floats) -> Floats:
-    """Round the columns of `weight` [outputs, inputs] from left to right. Overwrites `weight`."""
+def _factored(moments: Floats) -> tuple[Floats, Floats] | None:
+    """Return the damped moments and the upper Cholesky factor of their inverse; None if they are not positive definite."""
+    for damping in DAMPINGS:
+        damped = _damped(moments, damping)
+        with suppress(np.linalg.LinAlgError):
+            return damped, np.linalg.cholesky(np.linalg.inv(damped)).T
+    return None
+
+
+def _gptq(weight: Floats, upper: Floats) -> Floats:
+    """Round the columns of `weight` [outputs, inputs] from left to right. Overwrites `weight`.
+
+    `upper` is the upper Cholesky factor of the inverse of the inputs' moments.
+    """
     inputs = weight.shape[1]
-    upper = np.linalg.cholesky(np.linalg.inv(moments)).T
     integers = np.empty_like(weight)
     for start in range(0, inputs, BLOCK):
         stop = min(start + BLOCK, inputs)

@@ -113,6 +113,39 @@ def test_weights_are_rounded_again_one_at_a_time_where_the_score_gains_most(monk
     assert error(found) < 0.5 * first
 
 
+def test_moments_around_the_mean_are_right_where_the_tokens_hardly_differ() -> None:
+    """Attention that is nearly uniform gives all tokens nearly the same context."""
+    rng = np.random.default_rng(0)
+    mean, weight = rng.normal(size=96), rng.normal(size=(32, 96))
+    rows = (mean + 1e-4 * rng.normal(size=(3000, 8)) @ rng.normal(size=(8, 96))).astype(np.float32)
+    norms = np.square(rows.astype(np.float64) @ weight.T).sum(axis=1)
+    divided = (rows - mean) / np.sqrt(norms + 0.1 * np.median(norms[:1000]))[:, None]
+    moments = TokenMoments(96)
+    for part in np.split(rows, 3):
+        moments.add(part, weight)
+    expected = divided.T @ divided
+    found = moments.of(mean, np.ones(96))
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+    nearest, compensated = (rounded(weight, each) for each in (None, found))
+    errors = [
+        np.square((rows - mean) @ (integers * scale[:, None] - weight).T).sum()
+        for integers, scale in (nearest, compensated)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize(("least", "nearest"), [(-0.05, False), (-0.5, False), (-1e4, True), (np.nan, True), (0, True)])
+def test_moments_that_are_not_positive_definite_are_damped_or_left_out(least: float, nearest: bool) -> None:
+    """Eigenvalues from `least` to 1; 0 stands for moments that are all 0."""
+    rng = np.random.default_rng(4)
+    weight = rng.normal(size=(24, 64))
+    vectors = np.linalg.qr(rng.normal(size=(64, 64)))[0]
+    moments = (vectors * np.linspace(least, 1, 64)) @ vectors.T if least else np.zeros((64, 64))
+    integers, _ = rounded(weight, moments)
+    assert np.abs(integers.astype(int)).max() == 127
+    assert np.array_equal(integers, rounded(weight)[0]) == nearest
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_no_weight_leaves_the_range_of_int8_however_often_it_is_changed(seed: int) -> None:
     rng = np.random.default_rng(seed)
