@@ -9,8 +9,8 @@ import numpy.typing as npt
 MAX_WEIGHT = 127
 """The largest INT8 weight. -128 is not used, so that the range is symmetric."""
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)
-"""Damping that is added to the diagonal of the moments, as a fraction of its mean. The first is GPTQ's own default. The larger ones
-are tried in turn if the moments are not positive definite."""
+"""Damping that is added to the diagonal of the moments, as a fraction of its mean. The first is GPTQ's own default. If the
+moments are not positive definite, larger ones are tried."""
 BLOCK = 128
 """Number of columns after which all later columns are updated. It affects only the speed."""
 SWEEPS = 4
