@@ -37,7 +37,8 @@ def rounded(
     is the mean squared error of the score if inputs and gradients are independent (the approximation of K-FAC, Martens and Grosse
     2015, arXiv:1503.05671). So the errors of different outputs cancel each other in the score.
 
-    Every weight is rounded to the nearest integer without moments, and if no damping makes them positive definite.
+    Every weight is rounded to the nearest integer without moments, and if they are not finite or if no damping makes them
+    positive definite.
     """
     largest = np.abs(weight).max(axis=1).astype(np.float64)
     scale = np.where(largest > 0, largest, MAX_WEIGHT) / MAX_WEIGHT
