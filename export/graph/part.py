@@ -7,32 +7,31 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from .typed_graph import TypedGraph
+from .writer import model_of
+
 
 def part_of(
-    model: onnx.ModelProto, nodes: range, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
+    graph: TypedGraph, nodes: range, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
 ) -> onnx.ModelProto:
-    """Return the nodes at the indices `nodes` of a model, with the initializers that they read.
+    """Return the nodes at the indices `nodes` of a graph as a model, with the initializers that they read.
 
     Tensors that they read from earlier nodes become inputs. `feeds` has an example of each by name, whose type and rank the
     input gets. The type of an output is left to the runtime.
     """
-    taken = [model.graph.node[number] for number in nodes]
-    read = {name for node in taken for name in node.input}
-    graph = helper.make_graph(
-        taken,
-        model.graph.name,
-        [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
-            for name, value in feeds.items()
-            if name in read
-        ],
-        [onnx.ValueInfoProto(name=name) for name in outputs],
+    taken = [graph.nodes[number] for number in nodes]
+    read = dict.fromkeys(name for node in taken for name in node.input)
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+        for name, value in feeds.items()
+        if name in read
+    ]
+    part = model_of(
+        helper.make_graph(taken, "part", inputs, [onnx.ValueInfoProto(name=name) for name in outputs]), graph.numerics
     )
-    part = helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=model.ir_version, producer_name=model.producer_name
-    )
-    for tensor in model.graph.initializer:
-        if tensor.name in read:
+    for name in read:
+        tensor = graph.initializer(name)
+        if tensor is not None:
             part.graph.initializer.append(tensor)
     return part
 

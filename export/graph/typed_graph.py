@@ -22,11 +22,10 @@ class TypedGraph:
     def __init__(self, numerics: Numerics) -> None:
         self.numerics = numerics
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[str, npt.NDArray[Any]] = {}
         self._types: dict[str, int] = {}
         self._origins: dict[str, str] = {}
-        self._written: set[str] = set()
+        self._initializers: dict[str, None] = {}  # the constants that nodes use, in the order of their first use
 
     def add(
         self,
@@ -49,8 +48,7 @@ class TypedGraph:
             kind = kind or self.numerics.type_of(output, computed, weights)
             names = [self._in_type(name, kind) for name in names]
             self._types[output] = kind
-        for name in names:
-            self._write(name)
+        self._initializers |= dict.fromkeys(name for name in names if name in self._constants)
         self._node(operator, names, output, **attributes)
         return output
 
@@ -71,9 +69,12 @@ class TypedGraph:
         return copy
 
     def constant(self, name: str, values: npt.ArrayLike) -> str:
-        """Register a constant. It is written when a node uses it, in the node's type."""
+        """Register a constant. It becomes an initializer when a node uses it, in the node's type.
+
+        The values are not copied. A scalar gets one dimension.
+        """
         if name not in self._constants:
-            array = np.ascontiguousarray(values)
+            array = np.atleast_1d(values)
             self._constants[name] = array
             self._types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
         return name
@@ -82,14 +83,16 @@ class TypedGraph:
         """Register an int64 constant."""
         return self.constant(name, np.asarray(values, dtype=np.int64))
 
-    def _write(self, name: str) -> None:
-        if name in self._constants and name not in self._written:
-            self._written.add(name)
-            self.initializers.append(numpy_helper.from_array(self._constants[name], name))
+    def initializer(self, name: str) -> onnx.TensorProto | None:
+        """Return a constant as an initializer; None if `name` is a tensor that is computed."""
+        return numpy_helper.from_array(self._constants[name], name) if name in self._initializers else None
 
     def taken_initializers(self) -> Iterator[onnx.TensorProto]:
-        """Yield the initializers in the order of their first use, and remove them and all constants, to free their memory."""
-        self._constants.clear()
-        self.initializers.reverse()
-        while self.initializers:
-            yield self.initializers.pop()
+        """Yield all initializers in the order of their first use, and remove all constants, to free their memory."""
+        constants, self._constants = self._constants, {}
+        taken = [(name, constants[name]) for name in reversed(self._initializers)]
+        constants.clear()
+        self._initializers.clear()
+        while taken:
+            name, values = taken.pop()
+            yield numpy_helper.from_array(values, name)

@@ -15,6 +15,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from .encoder import ONNX_RUNTIME, EncoderGraph
 from .modernbert import ModernBertGraph
 from .numerics import FP32, Numerics
+from .typed_graph import TypedGraph
 
 OPSET = 17  # the lowest with LayerNormalization, and the highest that TensorRT 8.6 can parse
 OPSET_WITH_FP16_SCALES = 19  # the lowest whose QuantizeLinear accepts FP16
@@ -57,19 +58,36 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelProto:
     """Return the ONNX model of a checkpoint, in memory."""
+    graph = typed_graph_of(checkpoint, numerics)
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if checkpoint.token_types else [])]
+    model = model_of(
+        helper.make_graph(
+            graph.nodes,
+            "cross_encoder",
+            [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in inputs],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", checkpoint.labels])],
+        ),
+        numerics,
+    )
+    # make_graph and make_model copy what they are given. So the weights are added last, and one by one.
+    for tensor in graph.taken_initializers():
+        model.graph.initializer.append(tensor)
+    return model
+
+
+def typed_graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> TypedGraph:
+    """Return the nodes and constants of a checkpoint's graph. No weight is written yet."""
     kind = ModernBertGraph if checkpoint.layout.encoder == "modernbert" else EncoderGraph
     graph = kind(checkpoint, numerics)
     graph.build()
-    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if checkpoint.token_types else [])]
-    proto = helper.make_graph(
-        graph.nodes,
-        "cross_encoder",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in inputs],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", checkpoint.labels])],
-    )
+    return graph
+
+
+def model_of(graph: onnx.GraphProto, numerics: Numerics) -> onnx.ModelProto:
+    """Return a model of a graph, with the versions of the operators that `numerics` needs."""
     opset = OPSET_WITH_FP16_SCALES if numerics.fp16 and numerics.quantized else OPSET
-    model = helper.make_model(
-        proto,
+    return helper.make_model(
+        graph,
         opset_imports=[
             helper.make_opsetid("", opset),
             *([helper.make_opsetid(ONNX_RUNTIME, 1)] if numerics.fused else []),
@@ -77,7 +95,3 @@ def graph_of(checkpoint: Checkpoint, numerics: Numerics = FP32) -> onnx.ModelPro
         ir_version=IR_VERSIONS[opset],
         producer_name="crossrt",
     )
-    # Each of these functions copies what it is given. So the weights are added last, and one by one.
-    for tensor in graph.taken_initializers():
-        model.graph.initializer.append(tensor)
-    return model

@@ -1,12 +1,11 @@
 """`Sensitivity`: how much the logits change if one group of tensors is in 8 bits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from tqdm import tqdm
 
 from ...calibration.quantization import Quantization
@@ -16,7 +15,8 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..graph.numerics import FP32, Numerics
 from ..graph.part import crossing, first_difference, part_of
 from ..graph.session import logits_of, session_of
-from ..graph.writer import graph_of
+from ..graph.typed_graph import TypedGraph
+from ..graph.writer import graph_of, typed_graph_of
 from .quantization_points import QuantizationPoint, quantization_points
 
 Tensor: TypeAlias = npt.NDArray[Any]
@@ -60,14 +60,14 @@ def sensitivities_of(
     What precedes a group in the graph is in FP32 and does not change, so each group's logits are computed from there on.
     """
     exact = logits_of(graph_of(checkpoint, FP32), batches)
-    tensors = _ExactTensors(graph_of(checkpoint, FP32), batches)
+    tensors = _ExactTensors(typed_graph_of(checkpoint, FP32), batches)
     total = _multiply_adds(checkpoint, quantization_points(checkpoint, Recipe()))
     groups = dict.fromkeys(point.group for point in points)
     sensitivities = []
     for group in tqdm(groups, desc="Sensitivity", unit="group", disable=not progress):
         members = [point for point in points if point.group == group]
         alone = Numerics(quantized={point.name: quantized[point.name] for point in members})
-        differences = np.abs(tensors.logits_of(graph_of(checkpoint, alone)) - exact)
+        differences = np.abs(tensors.logits_of(typed_graph_of(checkpoint, alone)) - exact)
         sensitivities.append(
             Sensitivity(
                 group=group,
@@ -85,20 +85,20 @@ class _ExactTensors:
     The place moves forward from group to group. It returns to the inputs for a graph that differs from the FP32 graph earlier.
     """
 
-    def __init__(self, graph: onnx.ModelProto, batches: Sequence[Batch]) -> None:
+    def __init__(self, graph: TypedGraph, batches: Sequence[Batch]) -> None:
         """Start at the inputs of the FP32 graph."""
-        # Copies, because a node of `graph` would keep all of its weights in memory.
-        self._nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.graph.node]
+        self._nodes = graph.nodes
         self._batches = batches
+        self._inputs = [field.name for field in fields(Batch)]
         self._start()
 
-    def logits_of(self, graph: onnx.ModelProto) -> npt.NDArray[np.float32]:
+    def logits_of(self, graph: TypedGraph) -> npt.NDArray[np.float32]:
         """Return the logits of a graph that is like the FP32 graph up to some node, float32 [pairs, labels]."""
-        place = first_difference(self._nodes, graph.graph.node)
+        place = first_difference(self._nodes, graph.nodes)
         if place < self._place:
             self._start()
         self._move(graph, place)
-        rest = part_of(graph, range(place, len(graph.graph.node)), self._tensors[0], ["logits"])
+        rest = part_of(graph, range(place, len(graph.nodes)), self._tensors[0], ["logits"])
         del graph
         session = session_of(rest)
         del rest  # the session has its own copy of the weights
@@ -108,9 +108,9 @@ class _ExactTensors:
         self._place = 0
         self._tensors: list[dict[str, Tensor]] = [asdict(batch) for batch in self._batches]
 
-    def _move(self, graph: onnx.ModelProto, place: int) -> None:
+    def _move(self, graph: TypedGraph, place: int) -> None:
         """Compute the tensors at a later place."""
-        read = crossing(graph.graph.node, place, [field.name for field in graph.graph.input])
+        read = crossing(graph.nodes, place, self._inputs)
         new = [name for name in read if name not in self._tensors[0]]
         if new:
             session = session_of(part_of(graph, range(self._place, place), self._tensors[0], new))
