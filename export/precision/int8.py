@@ -7,7 +7,7 @@ supports it.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -37,8 +37,11 @@ from .tolerance import Tolerance
 SENSITIVITY_PAIRS = 64
 """Number of judging pairs on which the error of each group is measured."""
 
-Rank: TypeAlias = Callable[[onnx.ModelProto], Mapping[str, RankingReport]]
-"""A function that returns how a graph ranks the judging set, by the name of each backend that computes it."""
+Rank: TypeAlias = Callable[[onnx.ModelProto], Iterable[tuple[str, RankingReport]]]
+"""A function that returns the name of each backend that computes a graph, and how the graph ranks the judging set there.
+
+If a group can still be restored, the search asks no other backend after one that failed.
+"""
 
 
 def quantize_int8(
@@ -78,11 +81,16 @@ def quantize_int8(
         )
         graph = graph_of(checkpoint, numerics)
         multiply_adds = counted_multiply_adds(graph, _middle(batches))
-        rankings = rank(graph)
         candidates = [
             one for one in sensitivities if one.group not in restored and multiply_adds.share - one.share >= needed
         ]
-        if not any(map(tolerance.ranking_failures, rankings.values())) or not candidates:
+        rankings, failed = {}, False
+        for backend, ranking in rank(graph):
+            rankings[backend] = ranking
+            failed = bool(tolerance.ranking_failures(ranking))
+            if failed and candidates:
+                break
+        if not failed or not candidates:
             break
         restored.append(candidates[0].group)
     return Int8Result(

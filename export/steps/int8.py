@@ -1,7 +1,7 @@
 """INT8: the ONNX file for CPUs (judged in every backend), weights for the native kernels, and the ONNX file for GPUs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -156,14 +156,15 @@ def _quantized(context: ExportContext) -> Int8Result:
     )
 
 
-def _ranked(context: ExportContext, graph: onnx.ModelProto) -> Mapping[str, RankingReport]:
-    """Write a candidate and judge it in every backend that runs ONNX files. Return how each ranks the judging set."""
+def _ranked(context: ExportContext, graph: onnx.ModelProto) -> Iterator[tuple[str, RankingReport]]:
+    """Write a candidate and judge it in each backend that runs ONNX files. Yield how it ranks the judging set there."""
     builder = context.builder
     builder.write(MODEL.file, lambda path: save_checked(graph, path))
     bundle = builder.bundle_with(Precision.INT8, MODEL)
-    context.int8_reports = {
-        backend: context.judge.report(bundle, Precision.INT8, backend=backend)
-        for backend in installed_backends()
-        if backend in ONNX_BACKENDS
-    }
-    return {backend: report.ranking for backend, report in context.int8_reports.items() if report.ranking is not None}
+    context.int8_reports = {}
+    for backend in installed_backends():
+        if backend in ONNX_BACKENDS:
+            report = context.judge.report(bundle, Precision.INT8, backend=backend)
+            context.int8_reports[backend] = report
+            if report.ranking is not None:
+                yield backend, report.ranking
