@@ -30,14 +30,8 @@ from crossrt.export.export import export_bundle
 from crossrt.export.parity.pairs import builtin_pairs
 from crossrt.export.precision.native_weights import can_be_native, gradient_sites, native_from_checkpoint
 from crossrt.export.precision.score_gradients import score_gradients
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-sys.path.insert(0, str(REPOSITORY / "scripts"))  # parameters are needed before fixtures are
-import model_zoo as zoo
-
-sys.path.pop(0)
+from tests.conftest import REPOSITORY
+from tests.export.zoo_models import is_repeated, zoo
 
 HEADS = {"bert": Head.BERT, "electra": Head.ELECTRA, "electra-plain": Head.ELECTRA_PLAIN, "bert-cat": Head.BERT_CAT}
 PAIRS = [
@@ -55,7 +49,11 @@ MAX_ROUNDED = 400
 """The widest hidden states of a model whose INT8 weights are made here: that takes half a minute for 768."""
 
 
-@pytest.fixture(params=zoo.ZOO, ids=lambda model: model.folder)
+@pytest.fixture(
+    params=[
+        pytest.param(model, id=model.folder, marks=pytest.mark.slow if is_repeated(model) else ()) for model in zoo.ZOO
+    ]
+)
 def written(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Path]]:
     yield request.param, zoo.write_model(request.param, tmp_path, layers=2)
     shutil.rmtree(tmp_path)  # the fifteen together are 2 GB

@@ -4,7 +4,6 @@ import importlib
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +25,7 @@ from crossrt.export.graph.numerics import FP16, FP32
 from crossrt.export.graph.writer import graph_of
 from crossrt.export.tensorrt import build as tensorrt
 from crossrt.export.tensorrt.build import BuildOptions, engine_from_onnx, keep_timings, refitted, use_timings
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(REPOSITORY / "scripts"))  # parameters are needed before fixtures are
-import model_zoo as zoo
-
-sys.path.pop(0)
+from tests.export.zoo_models import is_repeated, zoo
 
 QUICK = BuildOptions(optimization_level=0)
 
@@ -49,19 +43,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def of_zoo(model: Any) -> Any:
-    """The parameter of a test. BERTs of 768 channels and more are slow, and differ from the others in sizes alone.
-
-    So are models that differ from an earlier one in their depth alone: here all have two layers.
-    """
+    """The parameter of a test. Repeated models are slow. So are BERTs of 768 channels and more, which differ only in sizes."""
     wide = model.kind == "bert" and model.hidden >= 768
-    repeated = next(each for each in zoo.ZOO if with_two_layers(each) == with_two_layers(model)) is not model
-    return pytest.param(model, id=model.folder, marks=pytest.mark.slow if wide or repeated else ())
-
-
-def with_two_layers(model: Any) -> Any:
-    """The model without what a test of two layers does not see."""
-    published = dict.fromkeys(("published_ndcg10", "published_mrr10", "published_docs_per_s"), 0)
-    return replace(model, name="", layers=2, **published)
+    return pytest.param(model, id=model.folder, marks=pytest.mark.slow if wide or is_repeated(model) else ())
 
 
 @pytest.mark.parametrize("model", [of_zoo(model) for model in zoo.ZOO])
