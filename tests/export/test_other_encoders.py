@@ -278,7 +278,7 @@ def test_the_kernels_for_gpus_project_embeddings(case: str, write: Callable[...,
         np.testing.assert_allclose(computed, model.logits(PAIRS), rtol=0, atol=0.01)
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "few_steps")
 @pytest.mark.parametrize("case", ["deberta-v3", "mpnet", "albert"])
 def test_int8_goes_through_the_gate(
     case: str, write: Callable[..., Path], calibration: CalibrationSet, tmp_path: Path

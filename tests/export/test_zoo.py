@@ -79,6 +79,7 @@ def natively(bundle: Bundle, checkpoint: Checkpoint, precision: Precision) -> np
     return logits
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_each_of_the_fifteen_is_exported_with_parity_and_scores_differ(
     written: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +166,7 @@ def _roberta_tokenizer(path: Path) -> int:
     return len(tokens)
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize(
     "kind",
     [

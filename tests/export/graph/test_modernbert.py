@@ -428,7 +428,7 @@ def onnx_weights(file: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(file).graph.initializer}
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "few_steps")
 @pytest.mark.parametrize("pooling", ["mean", pytest.param("cls", marks=pytest.mark.slow)])
 def test_int8_runs_and_is_judged(pooling: str, calibration: CalibrationSet, tmp_path: Path) -> None:
     path = write_modernbert(tmp_path / "checkpoint", classifier_pooling=pooling, hidden_size=64, intermediate_size=96)
