@@ -1,6 +1,8 @@
 """A model whose requests end when a test says so."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,18 +46,25 @@ class Model:
 
     def __init__(self, *, healthy: bool = True) -> None:
         self.healthy, self.closed, self.error = healthy, False, None
+        self.probes = 0
         self.pending: list[Pending] = []
+        self.closing_seconds = 0.0
+        self.tokenized: threading.Event | None = None
+        """What `encode` waits for in a thread."""
         self.during_submit: Any = None
 
     def encode(self, pairs: Sequence[tuple[str, str]], *, limits: Any = None) -> EncodedPairs:
         if self.error is not None:
             raise self.error
+        if self.tokenized is not None and threading.current_thread() is not threading.main_thread():
+            assert self.tokenized.wait(20)
         ids = np.zeros(10 * len(pairs), dtype=np.int32)
         return EncodedPairs(ids=ids, type_ids=ids.astype(np.uint8), offsets=np.arange(0, len(ids) + 1, 10))
 
     def submit(self, pairs: EncodedPairs, *, batch_size: int, priority: int) -> Pending:
         pending = Pending(len(pairs))
         if priority == PROBE.priority:
+            self.probes += 1
             if self.healthy:
                 asyncio.get_running_loop().call_soon(pending.finish)
             return pending
@@ -71,6 +80,7 @@ class Model:
         return logits[:, 0]
 
     def close(self) -> None:
+        time.sleep(self.closing_seconds)
         self.closed = True
 
 

@@ -158,14 +158,23 @@ def test_a_uvicorn_that_keeps_its_state_elsewhere_sends_answers_itself() -> None
 @pytest.mark.parametrize(
     ("device", "kind"), [("cpu", b"cpu"), ("cuda:0", b"gpu+optimized"), ("cuda:0,cuda:1", b"gpu+optimized")]
 )
-def test_teis_header_tells_where_the_model_runs(device: str, kind: bytes) -> None:
+def test_teis_headers_tell_where_the_model_runs_and_how_long_it_took(device: str, kind: bytes) -> None:
     route = next(route for route in SCORING_ROUTES if route.path == "/rerank")
     call = HttpRequest(route.path, route, {})
     call.body = route.decode(json.dumps({"query": "a", "texts": ["b"]}).encode())
     model: Any = SimpleNamespace(name="m", labels=("LABEL_0",), model=SimpleNamespace(device=device))
-    run: Any = SimpleNamespace(job=call.body.job(), accepted=0.0, began=0.0, tokenized=0.0, done=0.0)
+    run: Any = SimpleNamespace(job=call.body.job(), accepted=1.0, began=1.002, tokenized=1.005, done=1.009)
     answer = call.scored_response(Outcome(tokens=5, relevance=[1.0], scores=[0.7]), run, model)
-    assert dict(answer.headers)[b"x-compute-type"] == kind
+    headers = dict(answer.headers)
+    assert 0 <= int(headers.pop(b"x-total-time")) == int(headers.pop(b"x-compute-time")) < 1000
+    assert headers == {
+        b"x-compute-type": kind,
+        b"x-compute-characters": b"2",
+        b"x-compute-tokens": b"5",
+        b"x-queue-time": b"2",
+        b"x-tokenization-time": b"3",
+        b"x-inference-time": b"4",
+    }
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 for package in ("msgspec", "uvicorn", "starlette", "prometheus_client"):
     pytest.importorskip(package, reason="crossrt[serve] is not installed")
 
+from crossrt.engine.errors import BackendError
 from crossrt.server.app import App
 from crossrt.server.http.api_keys import ApiKeys
 from crossrt.server.models.model_settings import ModelSettings
@@ -152,6 +153,10 @@ def test_what_a_client_sends_takes_little_room_in_the_log() -> None:
         assert app.headers["x-request-id"] == app.logged[-1]["id"] == "i" * 128
         assert await app.ask(body=b"{", x_request_id=b"i" * 129) == 400
         assert len(app.headers["x-request-id"]) < 30
+        app.model.error = BackendError("no " + "x" * 1000)
+        assert await app.ask() == 503
+        assert len(app.logged[-1]["reason"]) == 300
+        assert len(json.loads(app.body)["message"]) > 1000
 
     with_app(talk)
 

@@ -13,12 +13,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from crossrt.engine.errors import OptionError
-from crossrt.server.http.listening import listening_socket
+from crossrt.server.http.listening import address, listening_socket
 
 from .conftest import Served, Start, eventually
 
@@ -470,6 +471,7 @@ def test_a_model_that_fails_makes_readiness_fail_until_it_works_again(start: Sta
     assert server.post("/rerank", {"query": "a", "texts": ["REPAIR"]}).status == 200
     assert server.get("/readyz").status == 200
     assert server.post("/rerank", {"query": "a", "texts": ["NAN"]}).status == 503
+    assert server.post("/predict", {"inputs": ["a", "NAN"]}).status == 503
     assert server.get("/readyz").status == 200  # a token is scored again
 
 
@@ -577,6 +579,28 @@ def test_a_taken_port_is_an_error_in_words(start: Start, stub: Served) -> None:
         start("--port", str(stub.port))
 
 
+def test_a_port_can_be_taken_over_from_a_server_that_had_clients() -> None:
+    with listening_socket("127.0.0.1", 0, None) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()  # the side that closes first keeps the port for a minute
+            assert client.recv(1) == b""
+    listening_socket("127.0.0.1", port, None).close()
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "tls", "shown"),
+    [
+        (socket.AF_INET, ("127.0.0.1", 80), False, "http://127.0.0.1:80"),
+        (socket.AF_INET6, ("::1", 80, 0, 0), True, "https://[::1]:80"),
+        (socket.AF_UNIX, "/run/socket", False, "unix:/run/socket"),
+    ],
+)
+def test_an_address_is_shown_as_clients_write_it(family: int, name: Any, tls: bool, shown: str) -> None:
+    listening: Any = SimpleNamespace(family=family, getsockname=lambda: name)
+    assert address(listening, tls=tls) == shown
+
+
 def test_tls(start: Start, tmp_path: Path) -> None:
     import ssl
     import urllib.request
@@ -589,6 +613,7 @@ def test_tls(start: Start, tmp_path: Path) -> None:
     except FileNotFoundError:
         pytest.skip("openssl is not installed")
     server = start("--tls-certificate", str(certificate), "--tls-key", str(key))
+    assert f"serving on https://127.0.0.1:{server.port}" in server.log
     context = ssl.create_default_context(cafile=str(certificate))
     with urllib.request.urlopen(f"https://127.0.0.1:{server.port}/readyz", context=context) as answer:
         assert answer.status == 200

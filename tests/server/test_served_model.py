@@ -1,6 +1,7 @@
 """A request leaves the queue however it ends, a model is closed once nobody uses it, and readiness tells what a probe found."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -135,10 +136,11 @@ def test_a_replaced_model_is_closed_after_the_requests_that_use_it() -> None:
         await first
         await asyncio.sleep(0.01)
         assert not old.closed
-        old.pending[1].finish()
-        await second
+        old.closing_seconds = 0.02
         new.pending[0].finish()
         await third
+        old.pending[1].finish()
+        await second
         await scoring.close()
         assert old.closed
         assert new.closed
@@ -168,7 +170,9 @@ def test_a_model_that_hangs_is_not_ready_until_it_scores_again(monkeypatch: pyte
         assert await scoring.problem() is None, "it scored a moment ago"
         monkeypatch.setattr(served_model, "HEALTHY_SECONDS", 0.0)
         monkeypatch.setattr(served_model, "PROBE_SECONDS", 0.01)
+        before = model.probes
         one, other = await asyncio.gather(scoring.problem(), scoring.problem())
+        assert model.probes == before + 1
         assert one == other == "the model m did not score a token within 0.01 seconds"
         model.healthy = True
         assert await scoring.problem() is None
@@ -190,5 +194,74 @@ def test_a_probe_that_is_late_does_not_blame_a_model_that_scores_requests(monkey
         model.pending[0].finish()
         await task
         assert await asked is None
+
+    asyncio.run(run())
+
+
+def test_a_request_that_is_given_up_while_it_is_tokenized_leaves_no_tokens_in_the_queue() -> None:
+    async def run() -> None:
+        model = Model()
+        model.tokenized = threading.Event()
+        scoring = await served(model)
+        with pytest.raises(RequestError, match="not scored in the time"):
+            await scoring.score(Job(pairs=[("q", "x" * 9000)] * 3), receive=nothing, seconds=0.01)
+        assert (scoring.queue.tokens, scoring.queue.requests) == (0, 0)
+        model.tokenized.set()
+        await scoring.close()
+        await asyncio.sleep(0)  # the tokens are counted in the event loop
+        assert scoring.queue.tokens == 0
+        assert all(pending.cancelled for pending in model.pending)
+
+    asyncio.run(run())
+
+
+def test_a_request_that_is_too_large_is_told_so_also_when_others_wait() -> None:
+    async def run() -> None:
+        model = Model()
+        scoring = await served(model, max_request_tokens=50, max_queue_tokens=100)
+        first = started(scoring)
+        await asyncio.sleep(0.001)
+        with pytest.raises(RequestError, match="--max-request-tokens"):
+            await scoring.score(Job(pairs=[("q", "x" * 1000)] * 10), receive=nothing, seconds=20)
+        model.pending[0].finish()
+        await first
+
+    asyncio.run(run())
+
+
+def test_the_connection_of_a_short_request_is_not_watched() -> None:
+    received: list[int] = []
+
+    async def receive() -> Any:
+        received.append(1)
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        model = Model()
+        scoring = await served(model)
+        task = started(scoring, receive)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        model.pending[0].finish()
+        await task
+        await asyncio.sleep(2 * served_model.WATCH_AFTER)
+        assert received == []
+
+    asyncio.run(run())
+
+
+def test_a_text_of_which_a_token_waits_is_a_waiting_text() -> None:
+    async def run() -> None:
+        model = Model()
+        scoring = await served(model)
+        task = started(scoring)
+        await asyncio.sleep(0.001)
+        (pending,), (asked,) = model.pending, scoring.runs
+        found = []
+        for pending.waiting_tokens in (30, 29, 20, 1, 0):
+            found.append(asked.waiting_texts)
+        assert found == [3, 3, 2, 1, 0]
+        pending.finish()
+        await task
 
     asyncio.run(run())

@@ -168,6 +168,31 @@ def test_a_request_behind_another_has_its_time_from_when_the_server_reads_again(
     asyncio.run(run())
 
 
+def test_an_answer_waits_for_a_client_that_does_not_read_the_last_one() -> None:
+    async def run(client: Client) -> None:
+        client.connection.pause_writing()
+        await client.send(GET)
+        assert client.transport.written == b""
+        client.connection.resume_writing()
+        await asyncio.sleep(0.01)
+        assert client.transport.written.startswith(b"HTTP/1.1 401")
+
+    with_client(run)
+
+
+def test_nothing_is_written_to_a_client_that_has_left() -> None:
+    async def run() -> None:
+        answering = asyncio.Event()
+        client = Client(answering)
+        await client.send(GET)
+        client.connection.connection_lost(None)
+        answering.set()
+        await asyncio.sleep(0.01)
+        assert client.transport.written == b""
+
+    asyncio.run(run())
+
+
 def connection(**fields: Any) -> Any:
     """A connection of which only the times are looked at."""
     aborted: list[bool] = []
