@@ -200,9 +200,8 @@ def connection(**fields: Any) -> Any:
         get_write_buffer_size=lambda: fields.get("unread", 0), abort=lambda: aborted.append(True)
     )
     times = {"headers_since": None, "body_since": None, "unread_since": None}
-    return SimpleNamespace(
-        transport=transport, aborted=aborted, flow=SimpleNamespace(read_paused=False), cycle=None, **{**times, **fields}
-    )
+    flow = SimpleNamespace(read_paused=False)
+    return SimpleNamespace(transport=transport, aborted=aborted, flow=flow, **{**times, **fields})
 
 
 def test_an_answer_that_is_read_late_is_forgiven_and_one_that_is_not_read_is_not() -> None:
@@ -217,3 +216,21 @@ def test_an_answer_that_is_read_late_is_forgiven_and_one_that_is_not_read_is_not
     assert not one.aborted
     close_slow([one], TIMEOUTS, 122.5)
     assert one.aborted
+
+
+@pytest.mark.parametrize(
+    ("started", "complete", "aborted", "given_up"),
+    [(False, False, False, True), (True, False, False, False), (True, True, True, False)],
+)
+def test_a_late_body_is_refused_before_its_answer_and_ends_the_connection_after_it(
+    started: bool, complete: bool, aborted: bool, given_up: bool
+) -> None:
+    refused: list[float] = []
+    cycle = SimpleNamespace(response_started=started, response_complete=complete)
+    one = connection(body_since=0, cycle=cycle, give_up_body=refused.append)
+    close_slow([one], TIMEOUTS, 30)
+    assert not one.aborted
+    assert not refused
+    close_slow([one], TIMEOUTS, 30.5)
+    assert bool(one.aborted) == aborted
+    assert refused == [30] * given_up
