@@ -76,9 +76,7 @@ class TimeOptions:
     ] = 60.0
     header_timeout: Annotated[float, typer.Option(help="Seconds for a client to send the headers of a request.")] = 10.0
     body_timeout: Annotated[float, typer.Option(help="Seconds for a client to send the body of a request.")] = 30.0
-    write_timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for a client that does not read its answer.")
-    ] = 60.0
+    write_timeout: Annotated[float, typer.Option(help="Seconds for a client to read its answer.")] = 60.0
     keep_alive: Annotated[float, typer.Option(help="Seconds to keep a connection open between two requests.")] = 75.0
     shutdown_delay: Annotated[
         float,

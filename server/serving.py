@@ -145,7 +145,12 @@ class Server(uvicorn.Server):
         if self._signals == 1:
             logger.info("shutting down: not ready any more, and accepting for %g s", delay)
         self._state.draining = True
-        self.force_exit = self._signals > 2
+        if self._signals > 2:
+            self.force_exit = True
+            for (
+                task
+            ) in self.server_state.tasks:  # otherwise the models would be closed only when all requests are scored
+                task.cancel()
         asyncio.get_running_loop().call_later(delay, self._stop_accepting)
 
     def _stop_accepting(self) -> None:

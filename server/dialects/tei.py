@@ -114,7 +114,7 @@ class TeiPredict(TeiBody, kw_only=True):
 
     @property
     def _single(self) -> bool:
-        return isinstance(self.inputs, str) or isinstance(self.inputs[0], str)
+        return isinstance(self.inputs, str) or all(isinstance(each, str) for each in self.inputs)
 
     def encode_response(self, outcome: Outcome, context: Context) -> bytes:
         """See `Body.answer`. The answer has each pair's labels, best first."""

@@ -43,14 +43,16 @@ class ApiKeys:
         """
         if self._file is None:
             return
-        given = headers.get(b"x-api-key")
-        if given is None:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not given:
-                raise RequestError("unauthorized", "this server needs a key: send it as `Authorization: Bearer KEY`")
-        digest, known = _digest(given.strip()), False
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        keys = (headers.get(b"x-api-key", b""), bearer if scheme.lower() == b"bearer" else b"")
+        # A client that has both may have one of them for a gateway.
+        given = [_digest(key) for key in map(bytes.strip, keys) if key]
+        if not given:
+            raise RequestError("unauthorized", "this server needs a key: send it as `Authorization: Bearer KEY`")
+        known = False
         for each in self._digests:
-            known |= hmac.compare_digest(digest, each)
+            for digest in given:
+                known |= hmac.compare_digest(digest, each)
         if not known:
             raise RequestError("unauthorized", "this key is not one of the server's")
 

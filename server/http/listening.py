@@ -1,5 +1,6 @@
 """`listening_socket` returns the socket that a server listens on."""
 
+import errno
 import os
 import socket
 import stat
@@ -47,7 +48,9 @@ def _unix(path: Path) -> socket.socket:
     """Bind a Unix socket. Replace one that a killed server left behind, but no other file and no running server's socket."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and listening.connect_ex(os.fspath(path)):
+        is_socket = path.exists() and stat.S_ISSOCK(path.stat().st_mode)
+        # Another error, such as that of a socket which only another user may connect to, does not mean that no server listens.
+        if is_socket and listening.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
             path.unlink()
             listening.close()
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

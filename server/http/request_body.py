@@ -39,11 +39,12 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, max_byt
             raise ClientGoneError
         part: bytes = message["body"]
         size += len(part)
+        more = message.get("more_body", False)
         if size > max_bytes:
-            await _discard(receive)
+            if more:
+                await _discard(receive)
             raise _too_large(max_bytes)
         parts.append(part)
-        more = message.get("more_body", False)
         if more and (seconds := too_slow(receive)) is not None:
             raise RequestError(
                 "slow_body", f"the body did not arrive within {seconds:g} s (--body-timeout); send it faster"

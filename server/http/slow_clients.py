@@ -1,8 +1,9 @@
 """`Connection`: uvicorn's connection, which notes since when it waits for its client. `close_slow` ends those that wait too long.
 
 uvicorn limits only the time between two requests (`timeout_keep_alive`). A client that connects and sends nothing, or only half
-of its headers or body, or does not read its answer, would keep its connection forever. Checking all connections once a second
-costs less than a timer for each request.
+of its headers or body, or does not read its answer, would keep its connection forever. So would one that sends the rest of its
+body after its answer, or a line break between two requests: uvicorn stops the time at any data, and starts it again only after
+an answer. Checking all connections once a second costs less than a timer for each request.
 """
 
 import asyncio
@@ -34,6 +35,14 @@ class Connection(UpgradeIgnoring):
         super().connection_made(transport)  # type: ignore[arg-type]
         self.headers_since = self.loop.time()
 
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        super().data_received(data)
+        if self.timeout_keep_alive_task is None and self._is_idle():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     def on_message_begin(self) -> None:
         """See httptools."""
         super().on_message_begin()
@@ -41,8 +50,8 @@ class Connection(UpgradeIgnoring):
 
     def on_headers_complete(self) -> None:
         """See httptools."""
+        super().on_headers_complete()  # raises for a target that is no URL, and then there is no cycle that awaits a body
         self.body_since, self.headers_since = self.headers_since, None
-        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -59,6 +68,13 @@ class Connection(UpgradeIgnoring):
         cycle.body_timeout = seconds
         cycle.message_event.set()
 
+    def _is_idle(self) -> bool:
+        """Tell whether the last request is answered and read, and no other one has begun."""
+        waiting = self.headers_since is not None or self.body_since is not None
+        return (
+            not waiting and self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing()
+        )
+
 
 def too_slow(receive: Any) -> float | None:
     """Return the seconds that the client had for its body if they have passed, else None."""
@@ -67,22 +83,28 @@ def too_slow(receive: Any) -> float | None:
 
 
 def close_slow(connections: Iterable[Any], timeouts: ClientTimeouts, now: float) -> None:
-    """Close connections whose clients take too long to send headers or to read, and refuse bodies that take too long."""
+    """Close connections whose clients take too long to send headers or to read, and refuse bodies that take too long.
+
+    If the request of such a body is already answered, the connection is closed. The time of headers and bodies begins anew while
+    the server does not read, because an earlier request of the connection is not answered yet.
+    """
     for connection in connections:
         if not connection.transport.get_write_buffer_size():
             connection.unread_since = None
         elif connection.unread_since is None:
             connection.unread_since = now
+        if connection.flow.read_paused:
+            connection.headers_since = None if connection.headers_since is None else now
+            connection.body_since = None if connection.body_since is None else now
         if _late(connection.headers_since, timeouts.headers, now) or _late(
             connection.unread_since, timeouts.answer, now
         ):
             connection.transport.abort()
-        elif (
-            _late(connection.body_since, timeouts.body, now)
-            and not connection.cycle.response_started
-            and not connection.flow.read_paused  # if paused, the server itself is not reading yet
-        ):
-            connection.give_up_body(timeouts.body)
+        elif _late(connection.body_since, timeouts.body, now):
+            if connection.cycle.response_complete:
+                connection.transport.abort()
+            elif not connection.cycle.response_started:
+                connection.give_up_body(timeouts.body)
 
 
 def _late(since: float | None, seconds: float, now: float) -> bool:

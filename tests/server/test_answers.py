@@ -14,6 +14,7 @@ pytest.importorskip("uvicorn", reason="crossrt[serve] is not installed")
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from crossrt.server.dialects.job import Outcome
+from crossrt.server.dialects.request_error import RequestError
 from crossrt.server.http.response import Response
 from crossrt.server.http_request import HttpRequest
 from crossrt.server.routes import SCORING_ROUTES
@@ -116,6 +117,25 @@ def test_chunks_and_web_sockets_are_read_as_if_nothing_else_was_asked_for(stub: 
         assert b"connection: close" in answer
 
 
+def test_an_answer_to_head_has_the_headers_of_get_and_no_body(stub: Served) -> None:
+    with stub.connect() as connection:
+        connection.sendall(
+            b"HEAD /docs HTTP/1.1\r\nhost: h\r\n\r\nGET /docs HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"
+        )
+        first, second, body = until_closed(connection).split(b"\r\n\r\n", 2)
+    assert b"\r\ncontent-length: %d\r\n" % len(body) in first + b"\r\n"
+    assert second.startswith(b"HTTP/1.1 200 OK"), "nothing stands between the two"
+
+
+@pytest.mark.parametrize(
+    ("asked", "most", "least"),
+    [(None, 60, 59), (b"2.5", 2.5, 1.5), (b"1000", 60, 59), (b"inf", 60, 59), (b" 1e1 ", 10, 9)],
+)
+def test_a_client_can_ask_for_less_time_and_not_for_more(asked: bytes | None, most: float, least: float) -> None:
+    call = HttpRequest("/rerank", None, {} if asked is None else {b"x-request-timeout": asked})
+    assert least < call.seconds_left(60) < most
+
+
 def test_an_answer_of_several_megabytes_is_whole(stub: Served) -> None:
     texts = ["x" * 20_000] * 200
     answer = stub.post("/v1/rerank", {"query": "q", "documents": texts})
@@ -138,14 +158,44 @@ def test_a_uvicorn_that_keeps_its_state_elsewhere_sends_answers_itself() -> None
 @pytest.mark.parametrize(
     ("device", "kind"), [("cpu", b"cpu"), ("cuda:0", b"gpu+optimized"), ("cuda:0,cuda:1", b"gpu+optimized")]
 )
-def test_teis_header_tells_where_the_model_runs(device: str, kind: bytes) -> None:
+def test_teis_headers_tell_where_the_model_runs_and_how_long_it_took(device: str, kind: bytes) -> None:
     route = next(route for route in SCORING_ROUTES if route.path == "/rerank")
     call = HttpRequest(route.path, route, {})
     call.body = route.decode(json.dumps({"query": "a", "texts": ["b"]}).encode())
     model: Any = SimpleNamespace(name="m", labels=("LABEL_0",), model=SimpleNamespace(device=device))
-    run: Any = SimpleNamespace(job=call.body.job(), accepted=0.0, began=0.0, tokenized=0.0, done=0.0)
+    run: Any = SimpleNamespace(job=call.body.job(), accepted=1.0, began=1.002, tokenized=1.005, done=1.009)
     answer = call.scored_response(Outcome(tokens=5, relevance=[1.0], scores=[0.7]), run, model)
-    assert dict(answer.headers)[b"x-compute-type"] == kind
+    headers = dict(answer.headers)
+    assert 0 <= int(headers.pop(b"x-total-time")) == int(headers.pop(b"x-compute-time")) < 1000
+    assert headers == {
+        b"x-compute-type": kind,
+        b"x-compute-characters": b"2",
+        b"x-compute-tokens": b"5",
+        b"x-queue-time": b"2",
+        b"x-tokenization-time": b"3",
+        b"x-inference-time": b"4",
+    }
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ["q", ["a", "b"]],
+        [["q", "a"], "b"],
+        [["q"]],
+        [["q", "a", "b"]],
+        [[]],
+        ["q"],
+        "q",
+        ["q", "a", "b"],
+        [["q", "a"], []],
+    ],
+)
+def test_inputs_that_are_no_pairs_are_refused(inputs: Any) -> None:
+    route = next(route for route in SCORING_ROUTES if route.path == "/predict")
+    with pytest.raises(RequestError, match="this model scores pairs") as refused:
+        route.decode(json.dumps({"inputs": inputs}).encode()).job()
+    assert refused.value.kind == "validation"
 
 
 @pytest.mark.parametrize(

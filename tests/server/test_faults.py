@@ -1,6 +1,7 @@
 """What clients and machines do wrong: each is answered in words, or costs nobody else anything."""
 
 import contextlib
+import errno
 import json
 import resource
 import signal
@@ -12,9 +13,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from crossrt.engine.errors import OptionError
+from crossrt.server.http.listening import address, listening_socket
 
 from .conftest import Served, Start, eventually
 
@@ -158,8 +163,15 @@ def test_an_empty_text_is_scored_also_where_it_is_alone(stub: Served) -> None:
 
 def test_unknown_paths_and_methods_are_named(stub: Served) -> None:
     assert stub.post("/v9/rerank", DOCUMENTS).status == 404
-    assert stub.get("/v1/rerank").status == 405
-    assert stub.ask("DELETE", "/metrics").status == 405
+    for method, path, allowed in (
+        ("GET", "/v1/rerank", "POST"),
+        ("DELETE", "/metrics", "GET, HEAD"),
+        ("PUT", "/", "GET, HEAD, POST"),
+        ("GET", "/admin/reload", "POST"),
+    ):
+        answer = stub.ask(method, path)
+        assert (answer.status, answer.headers["allow"]) == (405, allowed)
+        assert f"takes {allowed}, and not {method}" in in_words(answer)
     assert stub.ask("HEAD", "/readyz").status == 200
 
 
@@ -450,6 +462,7 @@ def test_a_model_that_fails_makes_readiness_fail_until_it_works_again(start: Sta
     answer = server.post("/v1/rerank", {"query": "a", "documents": ["FAIL"]})
     assert answer.status == 503
     assert "the stub is broken" in in_words(answer)
+    assert int(answer.headers["retry-after"]) >= 1
     for path in ("/health", "/readyz", "/ping", "/v2/health/ready"):
         assert server.get(path).status == 503
     assert "the stub is broken" in server.get("/readyz").json["message"]
@@ -458,6 +471,7 @@ def test_a_model_that_fails_makes_readiness_fail_until_it_works_again(start: Sta
     assert server.post("/rerank", {"query": "a", "texts": ["REPAIR"]}).status == 200
     assert server.get("/readyz").status == 200
     assert server.post("/rerank", {"query": "a", "texts": ["NAN"]}).status == 503
+    assert server.post("/predict", {"inputs": ["a", "NAN"]}).status == 503
     assert server.get("/readyz").status == 200  # a token is scored again
 
 
@@ -492,7 +506,8 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(start: Start) -> Non
         time.sleep(0.1)
         server.signal(signal.SIGTERM)
         eventually(lambda: server.get("/readyz").status == 503, 5)
-        assert server.get("/livez").status == 200
+        assert (alive := server.get("/livez")).status == 200
+        assert alive.headers["connection"] == "close"
         assert slow.result().status == 200  # took longer than the delay
     stop.set()
     for thread in threads:
@@ -510,6 +525,20 @@ def test_the_drain_has_a_limit(start: Start) -> None:
         server.signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
         assert time.monotonic() - began < 5
+
+
+def test_a_third_signal_ends_the_server_at_once(start: Start) -> None:
+    server = start("--milliseconds", "100")
+    with ThreadPoolExecutor(1) as client:
+        cut = client.submit(server.post, "/rerank", {"query": "a", "texts": ["b"] * 1000})
+        eventually(lambda: server.metric("crossrt_queue_requests{") == 1)
+        for _ in range(2):
+            server.signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert server.process.poll() is None
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(2) == 0
+        assert cut.result().status == 503
 
 
 # -- addresses
@@ -531,9 +560,45 @@ def test_a_unix_socket_is_taken_over_from_a_killed_server_but_not_from_a_running
     assert start("--uds", str(path)).path == str(path)
 
 
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EAGAIN], ids=["of another user", "busy"])
+def test_a_unix_socket_that_cannot_be_tried_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as running:
+        running.bind(str(path))
+        running.listen()
+        monkeypatch.setattr(socket.socket, "connect_ex", lambda self, address: error)
+        with pytest.raises(OptionError, match=f"cannot listen on {path}: Address already in use"):
+            listening_socket("", 0, path)
+    assert path.is_socket()
+
+
 def test_a_taken_port_is_an_error_in_words(start: Start, stub: Served) -> None:
     with pytest.raises(RuntimeError, match=f"crossrt: cannot listen on 127.0.0.1:{stub.port}: Address already in use"):
         start("--port", str(stub.port))
+
+
+def test_a_port_can_be_taken_over_from_a_server_that_had_clients() -> None:
+    with listening_socket("127.0.0.1", 0, None) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()  # the side that closes first keeps the port for a minute
+            assert client.recv(1) == b""
+    listening_socket("127.0.0.1", port, None).close()
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "tls", "shown"),
+    [
+        (socket.AF_INET, ("127.0.0.1", 80), False, "http://127.0.0.1:80"),
+        (socket.AF_INET6, ("::1", 80, 0, 0), True, "https://[::1]:80"),
+        (socket.AF_UNIX, "/run/socket", False, "unix:/run/socket"),
+    ],
+)
+def test_an_address_is_shown_as_clients_write_it(family: int, name: Any, tls: bool, shown: str) -> None:
+    listening: Any = SimpleNamespace(family=family, getsockname=lambda: name)
+    assert address(listening, tls=tls) == shown
 
 
 def test_tls(start: Start, tmp_path: Path) -> None:
@@ -548,6 +613,7 @@ def test_tls(start: Start, tmp_path: Path) -> None:
     except FileNotFoundError:
         pytest.skip("openssl is not installed")
     server = start("--tls-certificate", str(certificate), "--tls-key", str(key))
+    assert f"serving on https://127.0.0.1:{server.port}" in server.log
     context = ssl.create_default_context(cafile=str(certificate))
     with urllib.request.urlopen(f"https://127.0.0.1:{server.port}/readyz", context=context) as answer:
         assert answer.status == 200

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Histogram
 
+from crossrt.server.buffered_histogram import BufferedHistogram
 from crossrt.server.metrics import PathMetrics
 
 from .conftest import Served, Start, eventually
@@ -53,6 +54,26 @@ def test_a_status_that_was_not_expected_is_counted_too() -> None:
     metrics.flush()
     labels = {"path": "/of-a-test", "status": "499"}
     assert REGISTRY.get_sample_value("crossrt_requests_total", labels) == 1
+
+
+def test_values_that_are_added_in_bulk_are_counted_as_one_by_one() -> None:
+    bounds, values = (1, 2.5, 10), [0.5, 1, 1.0001, 2.5, 3, 10, 11, 1e9]
+    names = [f"crossrt_of_a_test_{kind}" for kind in ("bulk", "single")]
+    bulk, single = (Histogram(name, "Of a test", ["path"], buckets=bounds).labels("/") for name in names)
+    buffered = BufferedHistogram(bulk, bounds)
+    buffered.flush()
+    for value in values:
+        buffered.add(value)
+        single.observe(value)
+    buffered.flush()
+    buffered.flush()
+    for sample, labels in [
+        ("sum", {}),
+        ("count", {}),
+        *(("bucket", {"le": le}) for le in ("1.0", "2.5", "10.0", "+Inf")),
+    ]:
+        found, expected = (REGISTRY.get_sample_value(f"{name}_{sample}", {"path": "/", **labels}) for name in names)
+        assert found == expected is not None
 
 
 def test_every_status_of_every_path_is_registered_at_the_start(start: Start, tmp_path: Path) -> None:

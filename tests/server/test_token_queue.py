@@ -59,6 +59,34 @@ def test_the_time_to_come_back_is_what_the_waiting_tokens_take(clock: Clock) -> 
     assert refused.value.retry_after == 2
 
 
+def refused_for(queue: TokenQueue) -> int | None:
+    """The seconds after which a client that is refused now may come back."""
+    with pytest.raises(RequestError) as refused:
+        queue.admit(queue.limit)
+    return refused.value.retry_after
+
+
+def test_the_time_to_come_back_is_a_second_before_the_speed_is_known_and_ten_minutes_at_most(clock: Clock) -> None:
+    queue = TokenQueue(1000, clock=clock)
+    queue.admit(1000)
+    assert refused_for(queue) == 1
+    clock.now = 1000.0
+    queue.release(1000, scored=1000)  # a token a second
+    queue.admit(900)
+    assert refused_for(queue) == 600
+
+
+def test_a_model_that_has_become_slow_lengthens_the_time_before_it_has_scored_anything(clock: Clock) -> None:
+    queue = TokenQueue(1000, clock=clock)
+    queue.admit(500)
+    clock.now = 1.0
+    queue.release(500, scored=500)
+    queue.admit(1000)
+    assert refused_for(queue) == 2
+    clock.now = 10.0
+    assert 20 < (refused_for(queue) or 0) < 40
+
+
 def test_the_speed_follows_a_change(clock: Clock) -> None:
     queue = TokenQueue(10**9, clock=clock)
     for speed in (1000, 100):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crossrt.engine.errors import DataFileError
-from crossrt.speed.result.compare import compare
+from crossrt.speed.result.compare import compare, figures_of
 
 Make = Callable[..., Any]
 
@@ -94,6 +94,57 @@ def test_a_row_that_fails_now_is_a_regression(speeds_of: Make, speed_of: Make) -
     found = compare(speeds_of(speed_of()), speeds_of(failed))
     assert not found
     assert "WORSE   b.fp32 onnxruntime failed: out of memory" in str(found)
+
+
+def test_a_row_that_failed_before_too_is_no_regression(speeds_of: Make, speed_of: Make) -> None:
+    failed = dataclasses.replace(speed_of(), label="b.bf16 openvino", failed="no BF16 here")
+    found = compare(speeds_of(speed_of(), failed), speeds_of(speed_of(), failed))
+    assert found
+    assert found.broken == ()
+
+
+def test_memory_has_its_own_noise_whatever_the_machine_varies_by(speeds_of: Make, speed_of: Make) -> None:
+    def regressions(memory: float, noise: float) -> list[str]:
+        row = speed_of(memory_mb=memory)
+        return [
+            one.before.name for one in compare(speeds_of(noise=noise), speeds_of(row, noise=noise), limit=0).regressions
+        ]
+
+    assert regressions(330.0, noise=0.5) == ["MB of memory"]
+    assert regressions(305.0, noise=0.0) == [], "less than two identical processes differ by"
+
+
+@pytest.mark.parametrize(
+    ("machine", "workload", "says"),
+    [
+        ({"processor": "Another CPU"}, {}, "machines"),
+        ({"instructions": ["avx2", "avx512f"]}, {}, "machines"),
+        ({"usable_cpus": 4}, {}, "machines"),
+        ({}, {"source": "other.tsv"}, "workloads"),
+        ({}, {"sha256": "2" * 64}, "workloads"),
+        ({}, {"pairs": 201}, "workloads"),
+        ({"usable_cpus": 4}, {"pairs": 201}, "machines and workloads"),
+        ({"memory_gb": 16}, {"p99_tokens": 191.0}, None),
+    ],
+)
+def test_what_makes_another_machine_or_workload(
+    speeds_of: Make, machine: dict[str, Any], workload: dict[str, Any], says: str | None
+) -> None:
+    before = speeds_of()
+    after = speeds_of(machine={**before.machine, **machine}, workload=dataclasses.replace(before.workload, **workload))
+    notes = str(compare(before, after))
+    assert ("differ: compared are shares" in notes) == (says is not None)
+    assert says is None or f"the {says} differ" in notes
+
+
+def test_a_share_of_a_latency_lies_between_those_of_its_interval(speed_of: Make) -> None:
+    row = speed_of(100)  # 100 ms, of which 99 to 101 are the interval, at half of the ceiling
+    figures = {one.name: one for one in figures_of(row, noise=0.02, shares=True)}
+    found = figures["share of ceiling, p50 with 10 passages"]
+    assert found.low == pytest.approx(0.5 / 1.01)
+    assert found.value == 0.5
+    assert found.high == pytest.approx(0.5 / 0.99)
+    assert found.more_is_better
 
 
 def test_other_threads_are_said(speeds_of: Make, speed_of: Make) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,21 @@ def test_a_spread_is_of_percentiles() -> None:
     found = Spread.of(np.arange(101.0))
     assert (found.p5, found.median, found.p95, found.repeats) == (5, 50, 95, 101)
     assert found.width == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("repeats", "text"), [(2, "100"), (3, "123")])
+def test_few_repeats_have_at_least_the_noise_of_the_machine(
+    repeats: int, text: str, speeds_of: Make, speed_of: Make
+) -> None:
+    pairs = Spread(median=123.4, p5=123.1, p95=123.4, repeats=repeats)
+    latency = dataclasses.replace(speed_of().latencies[0], p50_ms=123.4, p50_interval=[123.1, 123.4], requests=repeats)
+    said = table_of(speeds_of(speed_of(pairs_per_s=pairs, latencies=[latency]), noise=0.3))
+    assert f" {text} ({text} to {text}) " in said
+    assert re.search(rf"^b\.fp32 onnxruntime +{text} / ", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("requests", "few"), [(99, True), (100, False)])
+def test_percentiles_of_few_requests_say_so(requests: int, few: bool, speeds_of: Make, speed_of: Make) -> None:
+    latency = dataclasses.replace(speed_of().latencies[0], requests=requests)
+    said = table_of(speeds_of(speed_of(latencies=[latency])))
+    assert (f"p99 is the slowest, of fewer than 20 p95 too: {requests} requests of 10" in said) == few
