@@ -147,9 +147,7 @@ class Server(uvicorn.Server):
         self._state.draining = True
         if self._signals > 2:
             self.force_exit = True
-            for (
-                task
-            ) in self.server_state.tasks:  # otherwise the models would be closed only when all requests are scored
+            for task in self.server_state.tasks:  # the models are closed when no request uses them
                 task.cancel()
         asyncio.get_running_loop().call_later(delay, self._stop_accepting)
 

@@ -79,6 +79,9 @@ class _Workers:
         signal.signal(signal.SIGHUP, lambda number, frame: self._wake.send(Reload(force=False)))
         for number in range(self._settings.workers):
             self._start(number)
+        if not self._running:
+            logger.error("no worker could start; ending")
+            return True
         while self._running or (self._due and not self._ending):
             self._wait()
             self._listen()
@@ -145,9 +148,12 @@ class _Workers:
                 logger.error("no worker could start; ending")
                 self._due.clear()
             else:
-                pause = min(2 * self._pauses.get(number, FIRST_PAUSE / 2), MAX_PAUSE)
-                self._pauses[number], self._due[number] = pause, time.monotonic() + pause
-                logger.error("a worker could not start, status %s; trying again in %g s", status, pause)
+                self._try_again(number, f"status {status}")
+
+    def _try_again(self, number: int, why: str) -> None:
+        pause = min(2 * self._pauses.get(number, FIRST_PAUSE / 2), MAX_PAUSE)
+        self._pauses[number], self._due[number] = pause, time.monotonic() + pause
+        logger.error("a worker could not start, %s; trying again in %g s", why, pause)
 
     def _start(self, number: int) -> None:
         # Spawn and do not fork, since the parent may have opened things that do not survive a fork.
@@ -156,7 +162,13 @@ class _Workers:
         process = context.Process(
             target=_work, args=(_share(self._settings), self._listening, others), name=f"crossrt-worker-{number}"
         )
-        process.start()
+        try:
+            process.start()
+        except OSError as error:  # the system allows no more processes, or has no memory left
+            connection.close()
+            others.close()
+            self._try_again(number, str(error))
+            return
         others.close()  # so that the pipe is closed when the worker ends
         self._running[number] = _Worker(process, connection)
         if self._ending:  # a signal came during the start and did not reach this worker

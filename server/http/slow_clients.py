@@ -11,7 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
 from .upgrades import UpgradeIgnoring
+
+MAX_HEADER_BYTES = 64 << 10
+"""About the most bytes of a request's first line and headers, which stay in memory until they are complete.
+
+httptools has no limit. This one is the default of uvicorn's other parser.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +32,14 @@ class ClientTimeouts:
 
 
 class Connection(UpgradeIgnoring):
-    """Notes since when its client sends headers, sends a body, and leaves its answer unread. The times are None otherwise."""
+    """Notes since when its client sends headers, sends a body, and leaves its answer unread. The times are None otherwise.
+
+    Refuses headers that are too large.
+    """
 
     headers_since: float | None = None
+    header_bytes = 0
+    """Bytes of unfinished headers, without those of the first part that arrived."""
     body_since: float | None = None
     unread_since: float | None = None
 
@@ -37,7 +50,10 @@ class Connection(UpgradeIgnoring):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        self.header_bytes = 0 if self.headers_since is None else self.header_bytes + len(data)
         super().data_received(data)
+        if self.headers_since is not None and self.header_bytes > MAX_HEADER_BYTES:
+            self._refuse_headers()
         if self.timeout_keep_alive_task is None and self._is_idle():
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -67,6 +83,17 @@ class Connection(UpgradeIgnoring):
         cycle: Any = self.cycle
         cycle.body_timeout = seconds
         cycle.message_event.set()
+
+    def _refuse_headers(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:  # an answer to an earlier request is being sent
+            self.transport.abort()
+            return
+        words = b"the headers are too large: %d bytes are allowed" % MAX_HEADER_BYTES
+        fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
+            words
+        )
+        self.transport.write(STATUS_LINE[431] + fields + words)
+        self.transport.close()
 
     def _is_idle(self) -> bool:
         """Tell whether the last request is answered and read, and no other one has begun."""

@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from crossrt.server.http.response import Response
-from crossrt.server.http.slow_clients import ClientTimeouts, Connection, close_slow
+from crossrt.server.http.slow_clients import MAX_HEADER_BYTES, ClientTimeouts, Connection, close_slow
 
 TIMEOUTS = ClientTimeouts(headers=10, body=30, answer=60)
 HALF = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n12345"
@@ -234,3 +234,49 @@ def test_a_late_body_is_refused_before_its_answer_and_ends_the_connection_after_
     close_slow([one], TIMEOUTS, 30.5)
     assert bool(one.aborted) == aborted
     assert refused == [30] * given_up
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"GET /" + 2 * MAX_HEADER_BYTES * b"a", GET[:-2] + b"x: " + 2 * MAX_HEADER_BYTES * b"a"],
+    ids=["path", "header"],
+)
+def test_headers_without_an_end_are_refused(line: bytes) -> None:
+    async def run(client: Client) -> None:
+        await client.send(GET)
+        await client.send(line[:9])
+        await client.send(line[9 : 9 + MAX_HEADER_BYTES])
+        assert client.transport.written.count(b"HTTP/1.1") == 1, "not too large yet"
+        assert not client.transport.closing
+        await client.send(b"a")
+        assert client.transport.closing
+        status, _, words = client.transport.written.partition(b"HTTP/1.1 431 ")[2].partition(b"\r\n\r\n")
+        assert status.startswith(b"Request Header Fields Too Large\r\n")
+        assert words == b"the headers are too large: 65536 bytes are allowed"
+        assert b"content-length: %d\r\n" % len(words) in status
+
+    with_client(run)
+
+
+def test_the_limit_of_headers_is_for_one_request_and_not_for_bodies() -> None:
+    half = MAX_HEADER_BYTES // 2
+    request = b"POST / HTTP/1.1\r\ncontent-length: %d\r\nx: " % (3 * half) + half * b"a" + b"\r\n\r\n" + 3 * half * b"b"
+
+    async def run(client: Client) -> None:
+        for _ in range(3):
+            for begin in range(0, len(request), 10_000):
+                await client.send(request[begin : begin + 10_000])
+        assert client.transport.written.count(b"HTTP/1.1 401") == 3
+        assert not client.transport.closing
+
+    with_client(run)
+
+
+def test_headers_that_are_too_large_behind_an_unanswered_request_end_the_connection() -> None:
+    async def run(client: Client) -> None:
+        await client.send(GET + GET[:9])
+        await client.send(MAX_HEADER_BYTES * b"a" + b"a")
+        assert client.transport.aborted
+        assert b"431" not in client.transport.written
+
+    with_client(run, answering=asyncio.Event())

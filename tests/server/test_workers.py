@@ -1,15 +1,23 @@
 """Several processes accept from one socket: one that is killed comes back, and metrics are those of all."""
 
+import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from crossrt.server.models.model_settings import ModelSettings
+from crossrt.server.settings import Settings
+from crossrt.server.workers import _Workers
 
 from .conftest import Served, Start, eventually
 
@@ -156,6 +164,32 @@ def test_a_worker_that_cannot_be_replaced_is_tried_again_while_the_others_go_on(
     assert len(after) == 2
     assert other in after
     assert server.end() == 0
+
+
+def test_a_worker_for_which_there_is_no_process_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ends: list[Any] = []
+
+    def pipe() -> Any:
+        ends.extend(made := multiprocessing.Pipe())
+        return made
+
+    def start() -> None:  # where the system's limit of processes is reached
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    context = SimpleNamespace(Pipe=pipe, Process=lambda **_: SimpleNamespace(start=start))
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with socket.socket() as listening:
+        supervisor = _Workers(Settings(models=(ModelSettings(name="a", bundle="b"),), workers=2), listening)
+        supervisor._start(1)
+        assert list(supervisor._due) == [1]
+        assert len(ends) == 2
+        assert all(end.closed for end in ends)
+        assert "Resource temporarily unavailable; trying again in 1 s" in caplog.text
+        assert supervisor.run(), "no worker could start"
+    assert "no worker could start; ending" in caplog.text
 
 
 def test_a_server_of_which_no_worker_can_start_ends(start: Start, tmp_path: Path) -> None:
