@@ -28,8 +28,8 @@ BROKEN_PIPE = 141
 def main() -> None:
     """Run the command line.
 
-    The exit status is 0 on success, 1 on failure, 2 on wrong usage, 130 on an interrupt, 141 when the reader of the output has
-    gone, and 143 on SIGTERM.
+    The exit status is 0 on success, 1 on failure, 2 on wrong usage, 3 when `rerank --ray --on-error skip` has set passages aside,
+    130 on an interrupt, 141 when the reader of the output has gone, and 143 on SIGTERM.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the parent process may have chosen to ignore it
         signal.signal(signal.SIGTERM, _terminate)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..engine.errors import DataFileError
 from ..engine.files.digests import texts_sha256
+from ..engine.files.source import Given, Source
 from ..engine.files.trec import read_collection, read_pairs
 from ..engine.options import whole
 
@@ -71,11 +72,12 @@ class CalibrationSet:
 
     @classmethod
     def from_trec(
-        cls, queries: Path, passages: Path, run: Path, *, size: int | None = None, seed: int = 0
+        cls, queries: Given, passages: Given, run: Given, *, size: int | None = None, seed: int = 0
     ) -> "CalibrationSet":
         """Draw from the candidates of a TREC run, with texts from two TSV files."""
+        run = Source.of(run)
         query_texts, passage_texts, candidates = read_collection(queries, passages, run)
         pairs = [
             (query_texts[query], passage_texts[passage]) for query, scores in candidates.items() for passage in scores
         ]
-        return cls.sample(pairs, source=run.name, size=size, seed=seed)
+        return cls.sample(pairs, source=run.short_name, size=size, seed=seed)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..engine.errors import DataFileError
 from ..engine.files.digests import texts_sha256
+from ..engine.files.source import Given, Source
 from ..engine.files.trec import read_collection, read_qrels
 
 MIN_QUERIES = 20
@@ -67,15 +68,16 @@ class JudgingSet:
 
     @classmethod
     def from_trec(
-        cls, queries: Path, passages: Path, run: Path, *, qrels: Path | None = None, seed: int = 0
+        cls, queries: Given, passages: Given, run: Given, *, qrels: Given | None = None, seed: int = 0
     ) -> "JudgingSet":
         """Read a TREC run, with texts from two TSV files, and qrels if given."""
+        run = Source.of(run)
         query_texts, passage_texts, candidates = read_collection(queries, passages, run)
         return cls.of(
             query_texts,
             passage_texts,
             {query: tuple(scores) for query, scores in candidates.items()},
-            source=run.name,
+            source=run.short_name,
             qrels=None if qrels is None else read_qrels(qrels),
             seed=seed,
         )

@@ -1,6 +1,7 @@
 """`crossrt bench` measures how fast bundles are here, or shows what changed between two results."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,7 @@ import typer
 
 from ..engine.errors import OptionError
 from .shared.app import app
-from .shared.arguments import whole_numbers
+from .shared.arguments import check_output_is_no_input, refuse, whole_numbers
 from .shared.option_groups import with_option_groups
 from .shared.options import Device, ExactRowOptions, HubOptions, TrecOptions, TrustEngines
 from .shared.output import for_a_person, say
@@ -57,9 +58,11 @@ def bench(
         typer.Option(metavar="BEFORE AFTER", help="Measure nothing; print what changed between two results."),
     ] = None,
     limit: Annotated[
-        float,
-        typer.Option(help="With --compare: exit with status 1 when something is worse by more than this percentage."),
-    ] = 5,
+        float | None,
+        typer.Option(
+            help="With --compare: exit with status 1 when something is worse by more than this percentage; 5 by default."
+        ),
+    ] = None,
     trust_engines: TrustEngines = False,
     hub: HubOptions,
 ) -> None:
@@ -67,11 +70,25 @@ def bench(
     if compare is not None:
         if bundles:
             raise OptionError("--compare takes two results and no bundles")
-        _compare(compare, limit)
+        refuse(
+            "--compare measures nothing, and takes --limit alone",
+            precision=precision != "fp32",
+            backend=backend != "auto",
+            threads=threads,
+            pairs=pairs,
+            out=out,
+            device=device,
+            quick=quick,
+            scaling=scaling,
+            **asdict(exact),
+            **asdict(trec),
+        )
+        _compare(compare, 5 if limit is None else limit)
         return
+    refuse("it goes with --compare", limit=limit)
     if not bundles:
         raise OptionError("give bundles to measure, or --compare BEFORE AFTER")
-    from ..engine.files.publish import STANDARD_OUTPUT, published_file
+    from ..engine.files.publish import STANDARD_OUTPUT, check_file, published_file
     from ..speed.bench import bench
     from ..speed.bench_configs import bench_configs
     from ..speed.ceiling.ceilings import SECONDS
@@ -79,8 +96,9 @@ def bench(
 
     if repeats < 1:
         raise OptionError(f"--repeats {repeats}: give a whole number from 1")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise OptionError(f"--out {out}: there is no directory {out.absolute().parent}")
+    if out is not None:
+        check_file(out)
+        check_output_is_no_input(out, pairs=pairs, **asdict(trec))
     plan = _plan(counts, repeats, quick=quick)
     rows = bench_configs(
         bundles,

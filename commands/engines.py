@@ -11,7 +11,7 @@ from .shared.app import app
 from .shared.arguments import precisions_of
 from .shared.engine_build import build_engines
 from .shared.option_groups import with_option_groups
-from .shared.options import EngineOptions, TrecOptions, TrustEngines, user_pairs
+from .shared.options import EngineOptions, TrustEngines, user_pairs
 
 
 @app.command(epilog="Example:  crossrt engines minilm-l6 --precision fp16,int8 --pairs pairs.tsv")
@@ -64,7 +64,7 @@ def engines(
     made = build_engines(
         Bundle.open(bundle),
         precisions,
-        pairs=user_pairs(pairs, TrecOptions(), None),
+        pairs=user_pairs(pairs, None, None),
         options=options,
         device=ordinal,
         max_length=max_length,

@@ -106,6 +106,8 @@ def evaluate(
         raise OptionError(
             "give --dataset, or --queries, --passages and --qrels, not both; --run and --store go with each"
         )
+    if bm25 and run:
+        raise OptionError("--bm25 makes a run, and --run gives one; leave out one of them")
     choice: dict[str, Any] = {
         "folder": out,
         "run": run or None,

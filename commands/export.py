@@ -2,15 +2,18 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..calibration.recipe import METHODS, PARTS, Recipe
 from ..engine.errors import OptionError
 from ..engine.precision import Precision
 from .shared.app import app
-from .shared.arguments import precisions_of
+from .shared.arguments import check_standard_input, precisions_of, refuse
 from .shared.engine_build import build_engines
 from .shared.option_groups import with_option_groups
 from .shared.options import EngineOptions, HubOptions, Pairs, RelevantLabel, Sample, TrecOptions, user_pairs
@@ -105,14 +108,17 @@ def export(
     if not tensorrt and building != EngineOptions():
         raise OptionError("options of building engines (--workspace to --unfused-attention) go with --tensorrt")
     if tensorrt:
-        _need_tensorrt()
+        _need_tensorrt(precisions)
     if onnx_file is not None:
         if exporter not in ("auto", "existing"):
             raise OptionError(f"--onnx-file takes an ONNX file as it is: leave out --exporter {exporter}")
         exporter = "existing"
-    directory, revision = hub.checkpoint(source, onnx=exporter == "existing", onnx_file=onnx_file)
+    if source_id is None:
+        directory, revision = hub.checkpoint(source, onnx=exporter == "existing", onnx_file=onnx_file)
+    else:  # `bundle_from_source` has fetched it
+        directory, revision = Path(source), hub.revision
     common: dict[str, Any] = {
-        "source_id": source_id or (source if not Path(source).is_dir() else directory.resolve().name),
+        "source_id": source_id or (source if revision is not None else directory.resolve().name),
         "revision": revision,
         "activation": activation,
         "relevant_label": relevant_label,
@@ -120,7 +126,21 @@ def export(
     }
     if exporter == "auto":
         exporter = _exporter_of(directory)
+    calibrating = {"calibrate": calibrate, "calibrate_run": calibrate_run}
+    quantizing = {"recipe": recipe != PARTS[0], "method": method != METHODS[0], "smoothing": smoothing}
+    judged = {"judge": judge, "judge_qrels": judge_qrels, "keep_going": keep_going}
     if exporter == "existing":
+        refuse(
+            "an ONNX file that is there already is taken as it is, and not compared with PyTorch; `crossrt engines` builds "
+            "engines of its bundle",
+            **calibrating,
+            **quantizing,
+            **judged,
+            **asdict(trec),
+            pairs=pairs,
+            sample=sample,
+            tensorrt=tensorrt,
+        )
         if precisions != [Precision.FP32]:
             raise OptionError(
                 f"--precision {precision}: an ONNX file that is there already is taken as it is, in the precision it has; "
@@ -130,11 +150,17 @@ def export(
         return
     need_export()
     from ..calibration.judging_set import JudgingSet
-    from ..calibration.recipe import Recipe
     from ..export.checkpoint.checkpoint import Checkpoint
     from ..export.export import export_bundle
 
-    checked = user_pairs(pairs, trec, sample)
+    if not tensorrt and not {Precision.FP16, Precision.INT8} & set(precisions):
+        refuse("fp16 and int8 are calibrated, and --precision names neither", **calibrating)
+    if not tensorrt and precisions == [Precision.FP32]:
+        refuse("fp32 is not judged by how it ranks, and it has to pass; name others with --precision", **judged)
+    if Precision.INT8 not in precisions:
+        refuse("int8 is quantized, and --precision does not name it", **quantizing)
+    check_standard_input(pairs=pairs, **asdict(trec), **calibrating, judge=judge, judge_qrels=judge_qrels)
+    checked = user_pairs(pairs, trec.files(pairs=pairs), sample)
     calibration = _calibration(calibrate, calibrate_run)
     judging = None if judge is None else JudgingSet.from_trec(*judge, qrels=judge_qrels)
     if judge_qrels is not None and judge is None:
@@ -147,7 +173,7 @@ def export(
             file=sys.stderr,
         )
     bundle, reports = export_bundle(
-        Checkpoint.read(directory, activation=activation),
+        Checkpoint.read(directory, activation=activation, hub=hub.for_base),
         out,
         exporter=exporter,
         precisions=precisions,
@@ -167,16 +193,21 @@ def export(
     say("\n".join([f"{bundle.path}: {size_of(bundle.path)}", *models_of(bundle.manifest)]))
 
 
-def _need_tensorrt() -> None:
-    """Raise BackendError where engines cannot be built. Called before the export, which takes longer."""
+def _need_tensorrt(precisions: Sequence[Precision]) -> None:
+    """Raise what `add_engines` would raise where engines cannot be built. Called before the export, which takes longer."""
     need_export()
-    from ..export.tensorrt.engines import here
+    from ..export.tensorrt.engines import check_precisions, here
 
+    check_precisions(precisions)
     here()
 
 
 def _has_weights(directory: Path) -> bool:
-    return any((directory / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
+    """Tell whether a directory holds PyTorch weights, of a whole model or of an adapter."""
+    from ..engine.bundle.resolve import ADAPTER_WEIGHTS
+    from ..export.checkpoint.weights import WEIGHTS
+
+    return any((directory / name).is_file() for name in (*WEIGHTS, *ADAPTER_WEIGHTS))
 
 
 def _exporter_of(directory: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from ..engine.errors import DataFileError, OptionError
 from ..engine.precision import Precision
 from .shared.app import app
-from .shared.arguments import precisions_of
+from .shared.arguments import check_standard_input, precisions_of
 from .shared.option_groups import with_option_groups
 from .shared.options import (
     ExecutionOptions,
@@ -27,6 +28,7 @@ from .shared.requirements import need_export
 
 if TYPE_CHECKING:
     from ..calibration.judging_set import JudgingSet
+    from .shared.options import TrecFiles
 
 
 @app.command(
@@ -56,7 +58,9 @@ def parity(
     run, or --pairs with at least 40 queries, which are made into lists as `crossrt export` does.
     """
     need_export()
-    given = user_pairs(pairs, trec, sample)
+    check_standard_input(**asdict(trec), qrels=qrels)
+    files = trec.files(pairs=pairs)
+    given = user_pairs(pairs, files, sample)
     directory, _ = hub.checkpoint(against)
     from ..calibration.judging_set import JudgingSet
     from ..engine.bundle.bundle import Bundle
@@ -67,7 +71,7 @@ def parity(
     from ..export.parity.parity import parity as compare
 
     Bundle.open(bundle)  # CrossEncoder would export a checkpoint
-    judging = _judging(trec, qrels)
+    judging = _judging(files, qrels)
     wanted = precisions_of(precision or "fp32")
     if judging is None and Precision.INT8 in wanted:
         if pairs is None:
@@ -90,7 +94,7 @@ def parity(
             allow_failed=True,  # a precision that failed may be checked again
         ) as model:
             made = model.bundle.manifest.source
-            checkpoint = Checkpoint.read(directory, activation=made.get("chosen_activation"))
+            checkpoint = Checkpoint.read(directory, activation=made.get("chosen_activation"), hub=hub.for_base)
             checkpoint = checkpoint.with_relevant_label(made.get("chosen_relevant_label"))
             progress = for_a_person()
             if judging is not None and judge is None:
@@ -109,17 +113,21 @@ def parity(
         raise typer.Exit(1)
 
 
-def _judging(trec: TrecOptions, qrels: Path | None) -> "JudgingSet | None":
-    """Return the run's lists, or None if they are too few or too short to judge a ranking."""
+def _judging(files: "TrecFiles | None", qrels: Path | None) -> "JudgingSet | None":
+    """Return the run's lists, or None, with a warning, if they are too few or too short to judge a ranking."""
     from ..calibration.judging_set import JudgingSet
+    from ..engine.files.source import Source
+    from ..engine.files.trec import read_qrels
 
-    files = trec.files()
     if files is None:
         if qrels is not None:
             raise OptionError("--qrels goes with --queries, --passages and --run")
         return None
+    judgments = None if qrels is None else Source.of(qrels)
+    if judgments is not None:
+        read_qrels(judgments)  # an error in them is more than a warning
     try:
-        return JudgingSet.from_trec(*files, qrels=qrels)
+        return JudgingSet.from_trec(*files, qrels=judgments)
     except DataFileError as error:
         print(f"warning: the ranking is not judged: {error}", file=sys.stderr)
         return None

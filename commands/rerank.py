@@ -85,12 +85,15 @@ def rerank(
     """
     from ..engine.cascade import Cascade
     from ..engine.cross_encoder import CrossEncoder
-    from ..engine.files.run_output import check_tag, run_output
+    from ..engine.files.publish import check_file
+    from ..engine.files.run_output import check_output_name, check_tag, run_output
     from ..engine.files.trec import read_candidates, read_collection
     from ..engine.store.passage_store import PassageStore
 
     tag = as_typed(tag, "--tag")
     check_tag(tag)
+    check_output_name(out)
+    check_file(out)
     if bool(passages) == (store is not None):
         raise OptionError("give --passages or --store, one of them")
     check_standard_input(queries=queries, run=run, passages=passages)
@@ -111,6 +114,8 @@ def rerank(
     if store is not None:
         texts = PassageStore(store)
         query_texts, candidates = read_candidates(queries, run, depth=depth)
+        for scores in candidates.values():
+            texts.rows(list(scores))  # raises for a passage that is missing, before hours of scoring
     else:
         assert passages
         query_texts, texts, candidates = read_collection(queries, passages, run, depth=depth)

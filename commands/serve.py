@@ -187,7 +187,7 @@ def _models(words: list[str], config: Path | None, common: dict[str, Any]) -> "I
     for word in words:
         name, separator, bundle = as_typed(word, "the bundle").partition("=")
         if not separator or Path(word).exists():
-            name, bundle = Path(word).name or word, word
+            name, bundle = Path(word).absolute().name or word, word  # `.` too has the name of its folder
         yield _model(name, bundle, common)
     for name, table in model_tables(config, {"bundle", *common}).items():
         if not isinstance(table.get("bundle"), str):
@@ -201,6 +201,8 @@ def _models(words: list[str], config: Path | None, common: dict[str, Any]) -> "I
 def _model(name: str, bundle: str, options: dict[str, Any]) -> "ModelSettings":
     from ..server.models.model_settings import ModelLimits, ModelSettings
 
+    if options["revision"] is not None:
+        HubOptions(revision=options["revision"]).for_bundles([bundle])  # raises for a directory
     limits = {field.name: options[field.name] for field in fields(ModelLimits)}
     others = {key: value for key, value in options.items() if key not in limits and key != "batch_size"}
     return ModelSettings(

@@ -109,8 +109,11 @@ class ModelConfig:
         """Everything that the exact scores depend on, as JSON."""
         manifest = self.bundle.manifest
         file = self.bundle.model_file(Precision.FP32 if self.precision is Precision.BF16 else self.precision)
+        weights = self.bundle.weights_sha256(self.bundle.name_of(file))
         return {
             "model": content_sha256(file),
+            # Left out if there are none, so that runs begun by earlier versions can be continued.
+            **({"weights": weights} if weights else {}),
             **self._native_int8,
             "tokenizer": self.bundle.tokenizer_sha256,
             "head": f"label {self.relevant_label} of {manifest.labels}, {manifest.activation}",

@@ -9,6 +9,7 @@ import numpy as np
 import tokenizers
 
 from ..engine.errors import DataFileError, OptionError
+from ..engine.files.source import Given, Source
 from ..engine.files.trec import read_collection, read_pairs
 from ..engine.text.pair_tokenizer import PairTokenizer
 from ..engine.text.typical_pairs import typical_pairs
@@ -47,13 +48,14 @@ class Texts:
         return cls._of(path.name, lists)
 
     @classmethod
-    def of_run(cls, queries: Path, passages: Path, run: Path) -> "Texts":
+    def of_run(cls, queries: Given, passages: Given, run: Given) -> "Texts":
         """Read the candidates of a TREC run. Raises DataFileError, naming the file."""
+        run = Source.of(run)
         query_texts, passage_texts, candidates = read_collection(queries, passages, run)
         lists = {
             query_texts[query]: [passage_texts[passage] for passage in scores] for query, scores in candidates.items()
         }
-        return cls._of(run.name, lists)
+        return cls._of(run.short_name, lists)
 
     @classmethod
     def _of(cls, source: str, lists: dict[str, list[str]]) -> "Texts":

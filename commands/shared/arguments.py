@@ -40,16 +40,37 @@ def whole_numbers(option: str, text: str) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def check_output_is_no_input(out: Path, **files: Sequence[str] | None) -> None:
+Files = Path | Sequence[str | Path] | None
+"""The value of an option that names files."""
+
+
+def check_output_is_no_input(out: Path, **files: Files) -> None:
     """Raise OptionError if `out` is a file that is read: it would be replaced. `files` are the file options, by option name."""
-    for name, words in files.items():
-        if words and contains_file([word for word in words if word != STANDARD_INPUT], out):
-            raise OptionError(f"--out {out} is also read by --{name}, and would be replaced; give another file")
+    for name, given in files.items():
+        if contains_file([word for word in _words(given) if word != STANDARD_INPUT], out):
+            raise OptionError(
+                f"--out {out} is also read by {option_of(name)}, and would be replaced; give another file"
+            )
 
 
-def check_standard_input(**files: Path | Sequence[str] | None) -> None:
+def check_standard_input(**files: Files) -> None:
     """Raise OptionError if `-` is given more than once. `files` are the values of the file options, by option name."""
-    words = [word for given in files.values() for word in ([given] if isinstance(given, Path) else given or ())]
-    if [str(word) for word in words].count("-") > 1:
-        *others, last = (f"--{name}" for name in files)
+    if [word for given in files.values() for word in _words(given)].count(STANDARD_INPUT) > 1:
+        *others, last = map(option_of, files)
         raise OptionError(f"only one of {', '.join(others)} and {last} can be - (standard input)")
+
+
+def refuse(why: str, **options: object) -> None:
+    """Raise OptionError, naming them and saying `why`, for options that were given. None and False are options that were not."""
+    given = [option_of(name) for name, value in options.items() if value is not None and value is not False]
+    if given:
+        raise OptionError(f"{', '.join(given)}: {why}")
+
+
+def _words(given: Files) -> list[str]:
+    return [str(word) for word in ([given] if isinstance(given, Path) else given or ())]
+
+
+def option_of(name: str) -> str:
+    """Return an option as it is typed, from the name of its parameter."""
+    return f"--{name.replace('_', '-')}"

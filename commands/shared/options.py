@@ -14,8 +14,11 @@ from .arguments import check_standard_input
 if TYPE_CHECKING:
     from ...engine.cascade import Cascade
     from ...engine.cross_encoder import CrossEncoder
+    from ...engine.files.source import Source
     from ...engine.text.windows import Windows
     from ...export.tensorrt.build import BuildOptions
+
+    TrecFiles = tuple[Source, Source, Source]
 
 Precision = Annotated[
     str | None,
@@ -94,13 +97,20 @@ class HubOptions:
         return asdict(self)
 
     def checkpoint(self, source: str, *, onnx: bool = False, onnx_file: str | None = None) -> tuple[Path, str | None]:
-        """Return a checkpoint's directory, downloaded if `source` is a hub id, and its commit. See `fetched_checkpoint`."""
+        """Return a checkpoint's directory, downloaded if `source` is a hub id, and its commit. See `fetched_checkpoint`.
+
+        Raises OptionError as `for_bundles` does.
+        """
         from ...engine.bundle.resolve import fetched_checkpoint
 
+        options = self.for_bundles([source])
         path = Path(source).expanduser()
-        if path.is_dir():
-            return path, self.revision
-        return fetched_checkpoint(source, onnx=onnx, onnx_file=onnx_file, **asdict(self))
+        return (path, None) if path.is_dir() else fetched_checkpoint(source, onnx=onnx, onnx_file=onnx_file, **options)
+
+    @property
+    def for_base(self) -> dict[str, Any]:
+        """The options with which the base model of an adapter is fetched. The adapter itself names its revision."""
+        return {name: value for name, value in asdict(self).items() if name != "revision"}
 
 
 Exact = Annotated[
@@ -214,11 +224,13 @@ class TrecOptions:
         Path | None, typer.Option(help="Real pairs as TREC files: a TREC run over --queries and --passages.")
     ] = None
 
-    def files(self, *, pairs: Path | None = None) -> tuple[Path, Path, Path] | None:
-        """Return the paths of queries, passages and run, or None if none is given.
+    def files(self, *, pairs: Path | None = None) -> "TrecFiles | None":
+        """Return queries, passages and run, or None if none is given. Pipes are read here: call this once.
 
-        Raises OptionError if only some are given, or if `pairs` is given too.
+        Raises OptionError if only some are given, or if `pairs` is given too, and DataFileError for a file that cannot be read.
         """
+        from ...engine.files.source import Source
+
         if not (self.queries or self.passages or self.run):
             return None
         if pairs is not None:
@@ -226,7 +238,7 @@ class TrecOptions:
         if self.queries is None or self.passages is None or self.run is None:
             raise OptionError("--queries, --passages and --run go together")
         check_standard_input(queries=self.queries, passages=self.passages, run=self.run)
-        return self.queries, self.passages, self.run
+        return Source.of(self.queries), Source.of(self.passages), Source.of(self.run)
 
 
 Pairs = Annotated[
@@ -237,14 +249,20 @@ Sample = Annotated[
 ]
 
 
-def user_pairs(pairs: Path | None, trec: TrecOptions, sample: int | None) -> list[tuple[str, str]]:
-    """Read the real pairs that were given, or a sample of them. Return an empty list if no file is given."""
+def user_pairs(pairs: Path | None, files: "TrecFiles | None", sample: int | None) -> list[tuple[str, str]]:
+    """Read the real pairs that were given, or a sample of them. Return an empty list if no file is given.
+
+    `files` are those of `TrecOptions.files`. Raises OptionError for a sample of nothing.
+    """
     from ...calibration.calibration_set import CalibrationSet
 
-    files = trec.files(pairs=pairs)
     if files is not None:
         return list(CalibrationSet.from_trec(*files, size=sample).pairs)
-    return [] if pairs is None else list(CalibrationSet.from_pairs_file(pairs, size=sample).pairs)
+    if pairs is not None:
+        return list(CalibrationSet.from_pairs_file(pairs, size=sample).pairs)
+    if sample is not None:
+        raise OptionError("--sample goes with --pairs, or with --queries, --passages and --run")
+    return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,16 +14,24 @@ MODELS = "models"
 def defaults_from_file(context: typer.Context, file: Path | None) -> Path | None:
     """Take the options of a TOML file as defaults of the command, and return the file. This is the callback of an eager option.
 
-    The command line and environment variables take precedence. Raises OptionError for a file that cannot be read, and for a name
-    that is none of the command's options.
+    The command line and environment variables take precedence. Raises OptionError for a file that cannot be read, for a name that
+    is none of the command's options, and for a single value in place of a list or the reverse.
     """
     if file is None:
         return None
     options = _read(file)
-    known = {parameter.name for parameter in context.command.params}
-    for name in options:
-        if name not in known and name != MODELS:
+    known = {parameter.name: parameter for parameter in context.command.params}
+    for name, value in options.items():
+        if name == MODELS:
+            continue
+        if name not in known:
             raise OptionError(f"{file}: {name!r} is no option; crossrt {context.info_name} --help lists them")
+        # typer would take a text for the list of its letters, and a list or a table for a text.
+        several = bool(getattr(known[name], "multiple", False))
+        if isinstance(value, dict) or isinstance(value, list) is not several:
+            raise OptionError(
+                f"{file}: {name} is {value!r}; give {'a list, as [...]' if several else 'a single value'}"
+            )
     context.default_map = {name: value for name, value in options.items() if name != MODELS}
     return file
 

@@ -63,7 +63,8 @@ class Bundle:
                     f"{path} is a file, and a bundle is a directory; give the directory that `crossrt export` wrote"
                 ) from None
             given = shlex.quote(str(path))
-            words = f"{given} OUT" if (path / "config.json").is_file() else f"CHECKPOINT {given}"
+            checkpoint = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+            words = f"{given} OUT" if checkpoint else f"CHECKPOINT {given}"
             raise BundleError(
                 f"{path} is not a bundle: it has no {MANIFEST}. Make one with: crossrt export {words}"
             ) from None
@@ -179,6 +180,10 @@ class Bundle:
     def model_sha256(self, file: str) -> dict[str, str]:
         """Return the content sha256, by name, of the files that `model_files` returns."""
         return {name: content_sha256(self.folder / name) for name in self.model_files(file)}
+
+    def weights_sha256(self, file: str) -> dict[str, str]:
+        """Return the content sha256, by name, of the files that may hold an ONNX file's external weights, usually none."""
+        return {name: digest for name, digest in self.model_sha256(file).items() if name != file}
 
     def model_files(self, file: str) -> tuple[str, ...]:
         """Return the names of an ONNX file and of all files that may hold its external weights, which may have any name."""

@@ -21,9 +21,9 @@ _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 def file_lock(path: Path, *, waiting: str | None = None, needed: bool = False) -> Iterator[int]:
     """Hold a lock on the file `path` during the block, and yield its descriptor. The file is created, and removed afterwards.
 
-    If another process or thread holds it, print `waiting` to standard error and wait; without `waiting` raise BlockingIOError at
-    once. If the file system has no locks, continue without one, or raise OSError if the lock is `needed`. A child process that
-    inherits the descriptor also holds the lock, until it ends. Raises OSError as `open_own_file` does.
+    If another process or thread holds it, print `waiting` to standard error, unless it is empty, and wait. If `waiting` is None,
+    raise BlockingIOError at once. If the file system has no locks, continue without one, or raise OSError if the lock is needed.
+    A child process that inherits the descriptor also holds the lock, until it ends. Raises OSError as `open_own_file` does.
     """
     handle = _acquired(path, waiting, needed)
     try:

@@ -177,7 +177,8 @@ def clear_abandoned(folder: Path, name: str | None = None) -> None:
 def _partial(target: Path) -> Iterator[Path]:
     """Yield the path of a hidden sibling. A lock keeps others from removing it during the block. It is removed afterwards."""
     partial = target.with_name(_partial_name(target.name))
-    with naming(target, partial), file_lock(partial.with_suffix(".lock")):
+    # `clear_abandoned` of another process may hold the lock for a moment, if it found the file before it was locked here.
+    with naming(target, partial), file_lock(partial.with_suffix(".lock"), waiting=""):
         try:
             yield partial
         finally:

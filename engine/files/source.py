@@ -8,6 +8,7 @@ import importlib
 import json
 import lzma
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -35,7 +36,6 @@ NO_TEXT = {
 }
 """First bytes of common kinds of files that cannot be read -> what to do."""
 PARQUET = b"PAR1\x15"
-ZSTD = b"\x28\xb5\x2f\xfd"
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 """What Python raises for compressed data that is cut short or damaged, besides OSError and ZstdError."""
 
@@ -260,12 +260,12 @@ def _beginning(path: Path) -> bytes:
 def _opener(beginning: bytes) -> Callable[[Path], IO[bytes]] | None:
     """Return the function that opens a file that begins with these bytes; None for a file that is not compressed."""
     openers: dict[bytes, Callable[[Path], Any]] = {
-        b"\x1f\x8b": gzip.open,
-        b"BZh91AY": bz2.open,
-        b"\xfd7zXZ\0": lzma.open,
-        ZSTD: _open_zstd,
+        rb"\x1f\x8b": gzip.open,
+        rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": bz2.open,  # the size of blocks, then the mark of a block, or of the end if empty
+        rb"\xfd7zXZ\0": lzma.open,
+        rb"\x28\xb5\x2f\xfd": _open_zstd,
     }
-    return next((opener for magic, opener in openers.items() if beginning.startswith(magic)), None)
+    return next((opener for magic, opener in openers.items() if re.match(magic, beginning)), None)
 
 
 def _packed(path: Path) -> bool:

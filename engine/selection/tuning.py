@@ -79,8 +79,10 @@ def _name(bundle: Bundle, precision: Precision, threads: int) -> str:
 def _key(bundle: Bundle, precision: Precision, threads: int) -> dict[str, object]:
     # BF16 is computed from the FP32 file.
     model = bundle.model_file(Precision.FP32 if precision is Precision.BF16 else precision)
+    weights = bundle.weights_sha256(bundle.name_of(model))
     return {
         "model": content_sha256(model),
+        **({"weights": weights} if weights else {}),
         "precision": precision.value,
         "threads": threads,
         "processor": processor(),

@@ -73,12 +73,12 @@ class Merged:
     warnings: tuple[str, ...]
 
 
-def merged(path: Path) -> Merged:
+def merged(path: Path, hub: Mapping[str, Any]) -> Merged:
     """Merge the adapter in a directory.
 
-    The base model is the one that adapter_config.json names: a directory, or a hub id, which is fetched. The tokenizer is the
-    adapter's or else the base model's. Raises CheckpointError if peft is not installed, for adapters other than LoRA, for a base
-    model that is not found or is quantized, and if a tensor would keep random values.
+    The base model is the one that adapter_config.json names: a directory, or a hub id, which is fetched with the options `hub` of
+    `fetched_checkpoint`. The tokenizer is the adapter's or else the base model's. Raises CheckpointError without peft, for
+    adapters other than LoRA, for a base model that is not found or is quantized, and if a tensor would keep random values.
     """
     config = read_json(path / ADAPTER_CONFIG)
     kind = config.get("peft_type")
@@ -116,7 +116,7 @@ def merged(path: Path) -> Merged:
             f"{path} holds a LoRA adapter ({ADAPTER_CONFIG}), not a whole model, and merging it needs peft ({error}): "
             f"pip install peft; or {BY_HAND}"
         ) from None
-    base = _base(path, config)
+    base = _base(path, config, hub)
     temporary = TemporaryFolder()
     directory = temporary.path / (path.resolve().name or "adapter")
     try:
@@ -162,7 +162,7 @@ def _plain(name: str) -> str:
     return name.removeprefix(PREFIX).replace(".modules_to_save", "").replace(".default", "")
 
 
-def _base(path: Path, config: Mapping[str, Any]) -> Path:
+def _base(path: Path, config: Mapping[str, Any], hub: Mapping[str, Any]) -> Path:
     """Return the directory of the base model. A relative path is looked up in the working directory and the adapter's."""
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
@@ -173,7 +173,8 @@ def _base(path: Path, config: Mapping[str, Any]) -> Path:
     if base is None:
         revision = config.get("revision")
         try:
-            base, _ = fetched_checkpoint(name, revision=revision if isinstance(revision, str) else None, owner=None)
+            revision = revision if isinstance(revision, str) else None
+            base, _ = fetched_checkpoint(name, revision=revision, owner=None, **hub)
         except SourceError as error:
             raise CheckpointError(
                 f"{path} is an adapter of {name}, which is needed to merge it and was not found ({error}). Change "

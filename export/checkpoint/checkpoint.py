@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -76,10 +77,13 @@ class Checkpoint:
     _merged: Merged | None
 
     @classmethod
-    def read(cls, path: Path, *, activation: str | None = None) -> "Checkpoint":
+    def read(
+        cls, path: Path, *, activation: str | None = None, hub: Mapping[str, Any] = MappingProxyType({})
+    ) -> "Checkpoint":
         """Read a directory in the hub's layout. `activation` overrides the activation that the checkpoint's files name.
 
-        A LoRA adapter is merged first, and `path` is then a temporary directory that lives as long as the checkpoint. Raises
+        A LoRA adapter is merged first, and `path` is then a temporary directory that lives as long as the checkpoint. Its base
+        model may be on the hub; `hub` are options of `fetched_checkpoint`, such as `token` and `local_files_only`. Raises
         CheckpointError for anything except a complete cross-encoder. The message says what was found, what was expected, and what
         else may run it.
         """
@@ -90,7 +94,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path} is a file; give the directory that holds the weights, config.json and the tokenizer"
             )
-        of_adapter = merged(path) if is_adapter(path) else None
+        of_adapter = merged(path, hub) if is_adapter(path) else None
         if of_adapter is not None:
             path = of_adapter.directory
         config = read_json(path / "config.json")

@@ -60,9 +60,7 @@ def add_engines(
             "code; if you built it, or trust who did, allow it with trust_engines=True (--trust-engines)"
         )
     gpu, library = here(device)
-    unknown = [precision.value for precision in precisions if precision not in ALLOWED]
-    if unknown:
-        raise OptionError(f"no engine is built in {', '.join(unknown)}; one or more of fp32, fp16, int8")
+    check_precisions(precisions)
     for precision in precisions:
         bundle.model_file(precision)  # raises before minutes are spent on a build
     positions = bundle.manifest.max_positions
@@ -98,6 +96,13 @@ def add_engines(
             else:
                 checks += builder.publish(entry, [precision], replace_engines=True)
     return bundle, checks
+
+
+def check_precisions(precisions: Sequence[Precision]) -> None:
+    """Raise OptionError for a precision in which no engine is built."""
+    unknown = [precision.value for precision in precisions if precision not in ALLOWED]
+    if unknown:
+        raise OptionError(f"no engine is built in {', '.join(unknown)}; one or more of fp32, fp16, int8")
 
 
 def here(device: int = 0) -> tuple[Gpu, str]:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from backports import zstd
 
-from crossrt import Cascade, CrossEncoder, Windows
+from crossrt import Bundle, Cascade, CrossEncoder, Windows
 from crossrt.__main__ import main
 from crossrt.commands.rerank import _cut, _kept
+from crossrt.engine import cross_encoder
+from crossrt.engine.store.preparation import WHOLE, prepare
+from crossrt.engine.text.tokenizer import read_tokenizer
 from crossrt.engine.text.truncation import Truncation
 
 QUERIES = {"q1": "where is the river", "q2": "how long does it take"}
@@ -160,10 +163,43 @@ def test_other_forms_of_the_files_give_the_same_bytes(bundle: Path, files: list[
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("nowhere/run.trec", "is in a directory that does not exist"),
+        (".", "is a directory; give a file to write"),
+        ("run.trec.gz", "would not be compressed"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
+    bundle: Path, files: list[str], tmp_path: Path, out: str, said: str, capsys: Any
+) -> None:
+    assert run(bundle, ["--queries", "no file", *files[2:]], tmp_path / out) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_only_one_file_is_standard_input(bundle: Path, files: list[str], tmp_path: Path, capsys: Any) -> None:
     words = [*files[:1], "-", *files[2:5], "-"]
     assert run(bundle, words, tmp_path / "out") == 2
     assert "only one of --queries, --run and --passages can be - (standard input)" in capsys.readouterr().err
+
+
+def test_a_passage_that_the_store_lacks_is_named_before_anything_is_scored(
+    bundle: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    opened = Bundle.open(bundle)
+    prepare(
+        tmp_path / "p.tsv",
+        tmp_path / "store",
+        read_tokenizer(opened.tokenizer_file),
+        tokenizer_sha256=opened.tokenizer_sha256,
+        limit=WHOLE,
+    )
+    with (tmp_path / "run.trec").open("a") as file:
+        file.write("q2 Q0 p99 9 -9 bm25\n")
+    monkeypatch.setattr(cross_encoder, "CrossEncoder", lambda *_, **__: pytest.fail("a model was opened"))
+    assert run(bundle, [*files[:2], *files[4:], "--store", str(tmp_path / "store")], tmp_path / "out") == 1
+    assert "holds no passage 'p99'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["q.tsv", "p.tsv", "run.trec", "link.tsv"])

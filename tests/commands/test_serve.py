@@ -65,6 +65,10 @@ def test_options_precede_variables_and_these_the_file(
         ("models = ['a=x']", "models is no table; write [models.NAME]"),
         ("[models.a]\nbundle = 'x'\ntruncate = 'no'", "models.a has truncate = 'no'; write true or false"),
         ("port = ", "cannot be read as TOML"),
+        ("cors-origin = 'https://a'", "cors_origin is 'https://a'; give a list"),
+        ("gauges = 'tei'", "gauges is 'tei'; give a list"),
+        ("host = ['::1', '127.0.0.1']", "host is ['::1', '127.0.0.1']; give a single value"),
+        ("[host]\naddress = '::1'", "host is {'address': '::1'}; give a single value"),
     ],
 )
 def test_a_file_with_what_is_no_option_is_refused(
@@ -87,6 +91,7 @@ def test_a_file_with_what_is_no_option_is_refused(
         (("x", "--log-format", "xml"), "--log-format xml: give text or json"),
         (("x", "--tei-validation-status", "400"), "give 413 or 422"),
         (("x", "--tls-key", "k"), "go together"),
+        ((str(REPOSITORY), "--revision", "main"), f"--revision 'main': {REPOSITORY} is a directory"),
         (("x", "--api-keys", "/nowhere", "--check"), "--api-keys /nowhere cannot be read"),
         (("x", "--tls-key", "/nowhere", "--tls-certificate", "/nowhere", "--check"), "no PEM certificate"),
     ],
@@ -119,6 +124,17 @@ def test_models_can_be_a_variable(settings: list[Any], monkeypatch: pytest.Monke
     run("d", patch=monkeypatch)
     models = [[(each.name, each.bundle) for each in found.models] for found in settings]
     assert models == [[("small", "/srv/a b"), ("c", "/srv/c")], [("d", "d")]]
+
+
+def test_a_model_has_the_name_of_its_folder(
+    settings: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "minilm").mkdir()
+    monkeypatch.chdir(tmp_path / "minilm")
+    words = (".", "someone/reranker", f"{tmp_path}/large/", "./small")
+    run(*words, patch=monkeypatch)
+    models = [(each.name, each.bundle) for each in settings[0].models]
+    assert models == list(zip(("minilm", "reranker", "large", "small"), words, strict=True))
 
 
 def test_variables_of_a_service_or_a_linked_container_are_ignored(

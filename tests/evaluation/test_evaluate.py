@@ -571,6 +571,7 @@ def test_a_folder_that_cannot_be_written_is_named(command: Command, bundle: Path
         (("--stride", "3"), "--stride and --aggregate go with --window"),
         (("--depth", "0"), "--depth 0: give a whole number from 1"),
         (("--store", "nothing"), "is not a store of prepared passages|one of them"),
+        (("--bm25",), "--bm25 makes a run, and --run gives one; leave out one of them"),
     ],
 )
 def test_wrong_words_are_explained(

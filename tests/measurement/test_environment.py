@@ -1,5 +1,6 @@
 """Figures carry the machine and the commit they are of, and no other repository's."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -36,6 +37,16 @@ def test_the_processor_is_described_as_the_system_does(
     found = facts.machine()
     assert found["processor"] == (name or platform.processor() or platform.machine())
     assert found["instructions"] == instructions
+
+
+def test_what_a_system_lacks_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no sysconf, and slim containers no git. A long measurement ends by describing the machine."""
+    monkeypatch.delattr(os, "sysconf")
+    assert {"processor", "instructions", "usable_cpus"} == set(facts.machine())
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(facts, "ROOT", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert facts.commit() == "unknown"
 
 
 def test_versions_are_of_what_is_installed() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.manifest import BundleFile
 from crossrt.engine.kernels.support import NARROW
 from crossrt.engine.precision import Precision
 from crossrt.engine.text.windows import Windows
@@ -31,6 +32,21 @@ def test_the_native_kernels_own_weights_in_int8_are_noted(
         execution = cpu_config(backend, precision=Precision.INT8)
         found.append(ModelConfig(label="a", bundle=opened, execution=execution, options=Options()).fingerprint)
     assert (found[0] != found[1]) is noted
+
+
+def test_weights_beside_a_graph_are_noted(bundle: Path, tmp_path: Path) -> None:
+    """The graph of a model above 2 GB is the same for every training of it."""
+    opened = Bundle.open(shutil.copytree(bundle, tmp_path / "model"))
+    beside = BundleFile(name="onnx/model.onnx_data", size=1, sha256="0" * 64)
+    large = replace(opened, manifest=replace(opened.manifest, files=(*opened.manifest.files, beside)))
+    execution = cpu_config("onnxruntime")
+    usual = ModelConfig(label="a", bundle=opened, execution=execution, options=Options())
+    found = []
+    for content in (b"a", b"b"):
+        (tmp_path / "model" / beside.name).write_bytes(content)
+        found.append(replace(usual, bundle=large).fingerprint)
+    assert found[0] != found[1]
+    assert found[0] == usual.fingerprint | {"weights": found[0]["weights"]}, "other runs can be continued"
 
 
 def test_int8_with_activations_of_7_bits_is_other_work(

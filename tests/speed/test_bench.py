@@ -252,7 +252,10 @@ def test_a_process_that_ends_early_says_why(bundle: Path, tmp_path: Path) -> Non
         (("--pairs", "EMPTY", "--run", "EMPTY"), 2, "give --pairs, or --queries, --passages and --run, not both"),
         (("--queries", "EMPTY"), 2, "--queries, --passages and --run go together"),
         (("--precision", "fp32,fp32"), 2, "bundle.fp32 onnxruntime is asked for twice"),
-        (("--out", "nowhere/speeds.json"), 2, "--out nowhere/speeds.json: there is no directory"),
+        (("--out", "nowhere/speeds.json"), 2, "nowhere/speeds.json is in a directory that does not exist"),
+        (("--out", "FOLDER"), 2, "is a directory; give a file to write"),
+        (("--pairs", "BROKEN", "--out", "BROKEN"), 2, "broken.tsv is also read by --pairs, and would be replaced"),
+        (("--limit", "3"), 2, "--limit: it goes with --compare"),
         (("--precision", "bf16", "--backend", "onnxruntime"), 1, "onnxruntime does not compute in bf16 on a CPU"),
     ],
 )
@@ -267,7 +270,7 @@ def test_wrong_words_are_explained_before_anything_is_measured(
 ) -> None:
     (tmp_path / "pairs.tsv").write_text("")
     (tmp_path / "broken.tsv").write_text("a\tb\nc\n")
-    files = {"EMPTY": str(tmp_path / "pairs.tsv"), "BROKEN": str(tmp_path / "broken.tsv")}
+    files = {"EMPTY": str(tmp_path / "pairs.tsv"), "BROKEN": str(tmp_path / "broken.tsv"), "FOLDER": str(tmp_path)}
     monkeypatch.setattr("crossrt.speed.bench.bench", lambda *_, **__: pytest.fail("measured"))
     backend = () if "--backend" in words or "bf16" in words else ("--backend", "onnxruntime")
     found, _, said = command(bundle, "--device", "cpu", *backend, *(files.get(word, word) for word in words))

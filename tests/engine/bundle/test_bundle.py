@@ -57,6 +57,15 @@ def test_a_missing_or_truncated_file_is_named_on_opening(copied: Path) -> None:
         CrossEncoder(copied)
 
 
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_a_checkpoint_is_told_from_an_empty_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"Make one with: crossrt export CHECKPOINT {tmp_path}"):
+        Bundle.open(tmp_path)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(BundleError, match=f"Make one with: crossrt export {tmp_path} OUT"):
+        Bundle.open(tmp_path)
+
+
 def test_an_altered_file_of_the_same_size_is_found_by_verifying(copied: Path) -> None:
     model = copied / "onnx/model.onnx"
     data = bytearray(model.read_bytes())

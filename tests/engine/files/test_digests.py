@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from crossrt import CrossEncoder
 from crossrt.engine.bundle.bundle import Bundle
+from crossrt.engine.bundle.manifest import BundleFile
 from crossrt.engine.files import digests
 from crossrt.engine.files.digests import content_sha256
 from crossrt.engine.precision import Precision
@@ -57,9 +59,28 @@ def test_a_file_that_changed_just_now_is_not_remembered(
 ) -> None:
     monkeypatch.setattr(digests, "SETTLED_NS", 60_000_000_000)
     (tmp_path / "weights").write_bytes(b"a")
-    for _ in range(2):
-        content_sha256(tmp_path / "weights")
-    assert hashed == ["weights"] * 2
+    for time in (None, (1, 1)):  # also with the time of an older file, as `cp -p` gives it
+        os.utime(tmp_path / "weights", time)
+        hashed.clear()
+        for _ in range(2):
+            content_sha256(tmp_path / "weights")
+        assert hashed == ["weights"] * 2
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").write_bytes(b"a")
+    whole = digests.sha256_of
+
+    def hash_and_change(path: Path) -> str:
+        digest = whole(path)
+        path.write_bytes(b"ab")
+        return digest
+
+    monkeypatch.setattr(digests, "sha256_of", hash_and_change)
+    content_sha256(tmp_path / "weights")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_store_of_hashes_is_bounded_and_may_be_missing(
@@ -70,6 +91,13 @@ def test_the_store_of_hashes_is_bounded_and_may_be_missing(
         (tmp_path / f"{number}").write_text(f"{number}")
         content_sha256(tmp_path / f"{number}")
         assert len(list((tmp_path / "cache/digests").iterdir())) <= 8
+        for entry in (tmp_path / "cache/digests").iterdir():
+            os.utime(entry, (entry.stat().st_mtime - 10,) * 2)
+    digests._remembered.cache_clear()
+    hashed.clear()
+    for number in (19, 0):
+        content_sha256(tmp_path / f"{number}")
+    assert hashed == ["0"], "the oldest are deleted"
     monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path / "0/cache"))
     digests._remembered.cache_clear()
     assert content_sha256(tmp_path / "1") == hashlib.sha256(b"1").hexdigest()
@@ -114,6 +142,20 @@ def test_a_tuning_and_a_prepared_store_of_a_foreign_bundle_are_not_the_genuine_o
     other.tokenizer_file.write_bytes(content.replace(b'"river"', b'"rivet"'))
     assert other.sha256("tokenizer.json") == genuine.sha256("tokenizer.json"), "as it claims"
     assert other.tokenizer_sha256 != genuine.tokenizer_sha256
+
+
+def test_a_tuning_is_of_the_weights_beside_a_graph_too(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRT_CACHE", str(tmp_path / "cache"))
+    opened = Bundle.open(shutil.copytree(bundle, tmp_path / "model"))
+    beside = BundleFile(name="onnx/model.onnx_data", size=1, sha256="0" * 64)
+    large = replace(opened, manifest=replace(opened.manifest, files=(*opened.manifest.files, beside)))
+    (tmp_path / "model" / beside.name).write_bytes(b"a")
+    Tuning(backend="openvino", streams=1, batch_size=7).store(large, Precision.FP32, 1)
+    assert Tuning.load(large, Precision.FP32, 1) is not None
+    (tmp_path / "model" / beside.name).write_bytes(b"b")
+    assert Tuning.load(large, Precision.FP32, 1) is None
 
 
 def test_who_never_tuned_waits_for_no_hash(bundle: Path, hashed: list[str]) -> None:

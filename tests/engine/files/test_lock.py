@@ -27,6 +27,14 @@ def test_a_file_that_its_holder_removes_meanwhile_is_created(tmp_path: Path, mon
     assert path.is_file()
 
 
+@pytest.mark.parametrize(("mode", "text"), [("w", "new"), ("a", "old, new"), ("r+", "new new")])
+def test_an_existing_file_is_opened_as_open_does(tmp_path: Path, mode: str, text: str) -> None:
+    (tmp_path / "file").write_text("old, " if mode == "a" else "old new")
+    with open(tmp_path / "file", mode, opener=open_own_file) as file:
+        file.write("new")
+    assert (tmp_path / "file").read_text() == text
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here, where nothing can be created")
 def test_where_nothing_can_be_created_the_system_error_is_raised_at_once() -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from crossrt.engine.errors import OptionError
-from crossrt.engine.files import lock
+from crossrt.engine.errors import BundleError, OptionError
+from crossrt.engine.files import lock, publish
 from crossrt.engine.files.lock import file_lock
 from crossrt.engine.files.publish import (
     clear_abandoned,
+    link_or_copy,
     published_directory,
     published_file,
     put_in_place,
@@ -115,7 +116,7 @@ def test_standard_output_is_written_where_it_is(tmp_path: Path, out: str) -> Non
         "print('after')"
     )
     command = [sys.executable, "-c", program, out]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""}
     said = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout
     assert said.decode() == "before\nä\nafter\n"
     file = tmp_path / "log"
@@ -141,6 +142,31 @@ def test_a_directory_is_replaced_in_one_step(tmp_path: Path) -> None:
     put_in_place(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old/name").read_text() == "new"
     assert (tmp_path / "new/name").read_text() == "old", "both have exchanged their names"
+
+
+@pytest.mark.parametrize("exchanging", [True, False])
+def test_a_replaced_directory_keeps_its_mode_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
+) -> None:
+    if not exchanging:  # as on other systems than Linux
+        monkeypatch.setattr(publish, "_exchanged", lambda one, other: False)
+    for text in ("old", "new"):
+        with published_directory(tmp_path / "bundle", force=True) as partial:
+            (partial / "manifest.json").write_text(text)
+        if text == "old":
+            (tmp_path / "bundle").chmod(0o750)
+    assert (tmp_path / "bundle/manifest.json").read_text() == "new"
+    assert stat.S_IMODE((tmp_path / "bundle").stat().st_mode) == 0o750
+    assert names(tmp_path) == {"bundle"}
+
+
+def test_a_bundle_that_another_process_publishes_meanwhile_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is already there"), published_directory(tmp_path / "bundle") as partial:
+        (partial / "manifest.json").write_text("second")
+        with published_directory(tmp_path / "bundle") as other:
+            (other / "manifest.json").write_text("first")
+    assert (tmp_path / "bundle/manifest.json").read_text() == "first"
+    assert names(tmp_path) == {"bundle"}
 
 
 def test_where_there_are_no_locks_nothing_is_taken_for_abandoned(
@@ -267,6 +293,44 @@ def test_the_next_writer_clears_what_a_killed_one_left_and_nothing_that_is_being
     with published_directory(tmp_path / "bundle"):
         pass
     assert names(tmp_path) == kept | {"file", "bundle"}
+
+
+@pytest.mark.parametrize("linking", [True, False])
+def test_a_file_is_linked_or_else_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linking: bool) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("file")
+    if not linking:
+        monkeypatch.setattr(os, "link", refuse)
+    link_or_copy(tmp_path / "link", tmp_path / "target")
+    assert (tmp_path / "target").read_text() == "text"
+    assert not (tmp_path / "target").is_symlink()
+    assert (tmp_path / "target").samefile(tmp_path / "file") is linking
+
+
+def test_a_lock_that_a_clearing_process_took_first_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process found the lock's file between its creation and its locking."""
+    lock_at_once, taken = lock._lock, []
+
+    def lock_late(handle: int, *, wait: bool) -> None:
+        if not taken:
+            [path] = tmp_path.iterdir()
+            taken.append((path, os.open(path, os.O_RDWR)))
+            lock_at_once(taken[0][1], wait=False)
+        elif wait:
+            path, other = taken[0]
+            path.unlink()
+            os.close(other)
+        lock_at_once(handle, wait=wait)
+
+    monkeypatch.setattr(lock, "_lock", lock_late)
+    write(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "new\n"
+    assert names(tmp_path) == {"file"}
 
 
 def test_an_internal_file_replaces_a_link_and_leaves_what_it_points_at(tmp_path: Path) -> None:

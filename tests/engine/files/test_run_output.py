@@ -7,6 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from crossrt.engine.errors import DataFileError, OptionError
+from crossrt.engine.files import run_output as module
 from crossrt.engine.files.run_output import run_output
 from crossrt.engine.files.trec import read_qrels, read_run
 
@@ -36,6 +37,15 @@ def test_each_format_has_its_columns(tmp_path: Path) -> None:
     assert parquet.read_table(write(tmp_path / "r.parquet")).to_pylist() == rows
 
 
+def test_a_table_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROW_GROUP", 2)
+    with run_output(tmp_path / "r.parquet", tag="t") as add:
+        for number in range(4):
+            add(f"q{number}", {"a": 0.5, "b": number})
+    assert parquet.ParquetFile(tmp_path / "r.parquet").num_row_groups == 4
+    assert read_run(tmp_path / "r.parquet") == {f"q{number}": {"a": 0.5, "b": number} for number in range(4)}
+
+
 def test_the_case_of_a_name_does_not_matter_and_that_of_a_compressed_file_is_refused(tmp_path: Path) -> None:
     with run_output(tmp_path / "run.TSV", tag="t") as add:
         add("q", {"a": 1.0})
@@ -49,6 +59,13 @@ def test_the_case_of_a_name_does_not_matter_and_that_of_a_compressed_file_is_ref
         ):
             pass
         assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("tag", ["", " ", "two words", "line\nend"])
+def test_a_tag_that_is_not_one_word_is_refused(tmp_path: Path, tag: str) -> None:
+    with pytest.raises(OptionError, match="give one word"), run_output(tmp_path / "run", tag=tag):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ms_marcos_ranks_are_the_order(tmp_path: Path) -> None:

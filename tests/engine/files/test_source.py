@@ -38,6 +38,16 @@ def test_the_first_bytes_tell_how_a_file_is_packed(tmp_path: Path, pack: Pack) -
         assert lines == [(1, "1\tthe river"), (3, "2\tthe élysée"), (4, "3\tlast")]
 
 
+@pytest.mark.parametrize("level", range(1, 10))
+def test_bzip2_of_every_block_size_is_unpacked(tmp_path: Path, level: int) -> None:
+    path = tmp_path / "p"
+    path.write_bytes(bz2.compress(LINES, level))
+    assert read_texts(path) == TEXTS
+    path.write_bytes(bz2.compress(b"", level))
+    with pytest.raises(DataFileError, match="p is empty"):
+        read_texts(path)
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd.compress])
 def test_what_is_cut_short_or_damaged_is_refused(tmp_path: Path, pack: Pack) -> None:
     path = tmp_path / "p.tsv"
@@ -70,6 +80,22 @@ def test_several_files_and_patterns_are_read_in_order(tmp_path: Path) -> None:
         Source.of(str(tmp_path / "e*"))
     with pytest.raises(DataFileError, match="no file is given"):
         Source.of([])
+
+
+def test_files_that_each_begin_with_a_mark_are_read_in_folders_too(tmp_path: Path) -> None:
+    for place, text in (("a", "1\tone"), ("b/c", "2\ttwo")):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "p.tsv").write_text(text, encoding="utf-8-sig")
+    source = Source.of(str(tmp_path / "**/*.tsv"))
+    for each in (source, source.unpacked()):
+        assert read_texts(each) == {"1": "one", "2": "two"}
+
+
+def test_the_time_of_several_files_is_that_of_the_newest(tmp_path: Path) -> None:
+    for name, time in (("a", 7), ("b", 9), ("c", 8)):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (time, time))
+    assert Source.of(str(tmp_path / "*")).size_and_time() == (3, 9_000_000_000)
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path: Path) -> None:
@@ -162,6 +188,9 @@ def test_a_plain_source_is_read_on_from_a_line(tmp_path: Path) -> None:
     lines = list(Source.of(path).lines())
     for place, line in enumerate(lines):
         assert list(Source.of(path).lines(after=line.number, position=line.end)) == lines[place + 1 :]
+    assert list(Source.of(path).lines_in([(0, len(LINES), 1)])) == lines
+    pieces = [(line.position, line.end, line.number) for line in reversed(lines)]
+    assert list(Source.of(path).lines_in(pieces)) == lines[::-1]
 
 
 def test_a_temporary_copy_lives_as_long_as_its_source(tmp_path: Path) -> None:

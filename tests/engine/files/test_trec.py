@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossrt.engine.errors import DataFileError
+from crossrt.engine.errors import DataFileError, OptionError
 from crossrt.engine.files.texts import read_texts
-from crossrt.engine.files.trec import ranked, read_collection, read_pairs, read_qrels, read_run, write_run
+from crossrt.engine.files.trec import (
+    ranked,
+    read_candidates,
+    read_collection,
+    read_pairs,
+    read_qrels,
+    read_run,
+    write_run,
+)
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -44,6 +52,7 @@ def test_texts_may_hold_tabs_and_end_in_any_newline(tmp_path: Path) -> None:
         (read_run, "1 a 1\n1 b " + "9" * 400 + "\n", "line 2: the score inf orders nothing"),
         (read_qrels, "1 0\n", "line 1: expected `query 0 passage relevance`"),
         (read_qrels, "1 0 a 1\n \t\n", "line 2: expected `query 0 passage relevance`"),
+        (read_qrels, "1 0 a 1\n2 0 a 1\n1 0 a 0\n", "line 3: passage a comes a second time for query 1"),
         (read_qrels, "1 0 a yes\n", "line 1: expected `query 0 passage relevance`"),
         (read_qrels, "1 0 a 3\n1 0 b 2147483647\n", "line 2: the relevance '2147483647' is no grade"),
         (read_qrels, f"1 0 a -{2**64}\n", "line 1: the relevance '-18446744073709551616' is no grade"),
@@ -130,6 +139,14 @@ def test_ids_of_a_run_that_the_other_files_lack_are_named(tmp_path: Path) -> Non
         read_collection(queries, passages, written(tmp_path / "r", "2 Q0 a 1 1.0 t\n"))
     with pytest.raises(DataFileError, match=r"1 passage\(s\) of query 1 are not in .*, such as b"):
         read_collection(queries, passages, written(tmp_path / "r", "1 Q0 a 1 1.0 t\n1 Q0 b 2 0.5 t\n"))
+
+
+def test_a_depth_that_cuts_nothing_needs_no_order(tmp_path: Path) -> None:
+    queries = written(tmp_path / "q", "1\tone\n2\ttwo\n")
+    run = written(tmp_path / "r", "1 Q0 a 1 0 t\n1 Q0 b 1 0 t\n2 Q0 a 1 0 t\n")
+    assert read_candidates(queries, run, depth=2)[1] == read_run(run)
+    with pytest.raises(OptionError, match="are all alike, so there are no best 1"):
+        read_candidates(queries, run, depth=1)
 
 
 @given(

@@ -145,6 +145,16 @@ def test_a_head_of_other_labels_than_the_base_models_is_taken_from_the_adapter(b
 
 
 @needs_peft
+def test_a_part_of_the_base_models_head_that_does_not_fit_is_no_random_numbers(base: Path) -> None:
+    path = adapter_of(base, labels=3)
+    held = load_file(path / "adapter_model.safetensors")
+    del held["base_model.model.classifier.bias"]
+    save_file(held, path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"classifier\.bias, which would be left at random"):
+        Checkpoint.read(path)
+
+
+@needs_peft
 def test_a_base_model_without_a_head_gets_the_adapters(base: Path, adapter: Path) -> None:
     expected = merged_by_hand(base, adapter)
     transformers.BertModel.from_pretrained(base).save_pretrained(base)
@@ -163,10 +173,27 @@ def test_a_base_model_of_wrapped_names_is_understood(base: Path, adapter: Path) 
 @needs_peft
 def test_rank_stabilized_scales_and_pickles_are_understood(base: Path) -> None:
     path = adapter_of(base, labels=1, use_rslora=True)
+    held = load_file(path / "adapter_model.safetensors")
+    one, other, *_ = (name for name in held if name.endswith(".lora_A.weight"))
+    save_file(held | {other: held[one].clone()}, path / "adapter_model.safetensors")
     expected = merged_by_hand(base, path, ALPHA / RANK**0.5)
-    torch.save(load_file(path / "adapter_model.safetensors"), path / "adapter_model.bin")
+    torch.save(held | {other: held[one]}, path / "adapter_model.bin")  # tensors of a pickle may share their memory
     (path / "adapter_model.safetensors").unlink()
     assert_merged(path, expected)
+
+
+@needs_peft
+def test_a_base_model_in_half_precision_is_merged_in_fp32(base: Path, adapter: Path) -> None:
+    model = transformers.BertForSequenceClassification.from_pretrained(base, dtype=torch.bfloat16)
+    model.save_pretrained(base)
+    assert_merged(adapter, {name: value.float() for name, value in merged_by_hand(base, adapter).items()})
+
+
+@needs_peft
+def test_an_adapter_of_an_adapter_is_refused(base: Path, adapter: Path) -> None:
+    (base / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"is an adapter of .*base, which holds an adapter itself"):
+        Checkpoint.read(adapter)
 
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
@@ -202,6 +229,45 @@ def test_adapters_of_other_architectures_are_merged(
     with torch.inference_mode():
         logits = [model(**tokenizer(*pair, return_tensors="pt")).logits[0].numpy() for pair in PAIRS[:2]]
     np.testing.assert_allclose(Reference(checkpoint).logits(PAIRS[:2], max_length=64), logits, rtol=0, atol=1e-4)
+
+
+@needs_peft
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_dora": True},
+        {"bias": "all"},
+        {"rank_pattern": {"query": 3}, "alpha_pattern": {"value": 11}},
+        {"target_modules": ["query", "word_embeddings"]},
+        {"target_modules": "all-linear"},
+        {"trainable_token_indices": [1, 5]},
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+@pytest.mark.parametrize("whole_table", [False, True], ids=["", "with the whole table"])
+def test_what_peft_saves_scores_as_in_peft(fields: dict[str, Any], whole_table: bool, tmp_path: Path) -> None:
+    """The head is a RoBERTa's, of two layers, and has more labels than the base model's."""
+    import peft
+
+    base, path = tmp_path / "base", tmp_path / "adapter"
+    _write(base, "Roberta")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=3, ignore_mismatched_sizes=True
+    )
+    whole = peft.get_peft_model(
+        model, peft.LoraConfig(**{"r": 2, "task_type": "SEQ_CLS", "target_modules": ["query", "value"]} | fields)
+    ).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for value in whole.parameters():
+            if value.requires_grad:
+                value.add_(torch.randn_like(value) * 0.3)
+    whole.save_pretrained(path, save_embedding_layers=whole_table)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    with torch.inference_mode():
+        expected = [whole(**tokenizer(*pair, return_tensors="pt")).logits[0].numpy() for pair in PAIRS[:2]]
+    checkpoint = Checkpoint.read(path)
+    np.testing.assert_allclose(Reference(checkpoint).logits(PAIRS[:2], max_length=62), expected, rtol=0, atol=1e-4)
 
 
 @needs_peft
@@ -353,8 +419,9 @@ def test_a_base_model_of_the_hub_is_fetched_with_its_revision(
 
     monkeypatch.setattr(module, "fetched_checkpoint", fetched)
     change(adapter, base_model_name_or_path="bert-base-uncased", revision="abc")
-    Checkpoint.read(adapter)
-    assert asked == [("bert-base-uncased", {"revision": "abc", "owner": None})]
+    Checkpoint.read(adapter, hub={"token": "secret", "local_files_only": True})
+    asked_for = {"revision": "abc", "owner": None, "token": "secret", "local_files_only": True}
+    assert asked == [("bert-base-uncased", asked_for)]
 
 
 @needs_peft

@@ -173,6 +173,17 @@ CASES_REFUSED = [
         files=saved({"do_lower_case": True}),
         error=r"sentence_bert_config\.json has do_lower_case = true",
     ),
+    *(
+        Case(name=name, files=saved({name: value}), error=rf"sentence_bert_config\.json has {name} = ")
+        for name, value in {
+            "processor_kwargs": {"do_lower_case": True},
+            "tokenizer_args": {"do_lower_case": True},
+            "config_kwargs": {"hidden_act": "relu"},
+            "config_args": {"hidden_act": "relu"},
+            "tokenizer_name_or_path": "another/tokenizer",
+        }.items()
+    ),
+    Case(name="encoder and decoder", config={"is_encoder_decoder": True}, error="is_encoder_decoder = true"),
     Case(
         name="other truncation",
         files=saved({"processing_kwargs": {"text": {"max_length": 8}}}),

@@ -196,6 +196,9 @@ def test_the_exit_status_tells_a_regression(
     assert "none.json cannot be read" in errors
     assert command("--compare", before, after, "--limit", 100)[0] == 2
     assert command("a-bundle", "--compare", before, after)[0] == 2
+    status, _, errors = command("--compare", before, before, "--quick", "--out", tmp_path / "speeds.json")
+    assert (status, (tmp_path / "speeds.json").exists()) == (2, False)
+    assert "--out, --quick: --compare measures nothing, and takes --limit alone" in errors
     status, _, errors = command()
     assert status == 2
     assert "give bundles to measure, or --compare BEFORE AFTER" in errors
