@@ -113,6 +113,18 @@ def export(
         if exporter not in ("auto", "existing"):
             raise OptionError(f"--onnx-file takes an ONNX file as it is: leave out --exporter {exporter}")
         exporter = "existing"
+    calibrating = {"calibrate": calibrate, "calibrate_run": calibrate_run}
+    quantizing = {"recipe": recipe != PARTS[0], "method": method != METHODS[0], "smoothing": smoothing}
+    judged = {"judge": judge, "judge_qrels": judge_qrels, "keep_going": keep_going}
+    chosen = Recipe(parts=recipe, method=method, smoothing=smoothing)
+    if exporter != "existing":
+        if judge_qrels is not None and judge is None:
+            raise OptionError("--judge-qrels goes with --judge QUERIES PASSAGES RUN")
+        if not tensorrt:
+            _refuse_without_precision(precisions, calibrating, judged)
+        if Precision.INT8 not in precisions:
+            refuse("int8 is quantized, and --precision does not name it", **quantizing)
+        check_standard_input(pairs=pairs, **asdict(trec), **calibrating, judge=judge, judge_qrels=judge_qrels)
     if source_id is None:
         directory, revision = hub.checkpoint(source, onnx=exporter == "existing", onnx_file=onnx_file)
     else:  # `bundle_from_source` has fetched it
@@ -126,9 +138,6 @@ def export(
     }
     if exporter == "auto":
         exporter = _exporter_of(directory)
-    calibrating = {"calibrate": calibrate, "calibrate_run": calibrate_run}
-    quantizing = {"recipe": recipe != PARTS[0], "method": method != METHODS[0], "smoothing": smoothing}
-    judged = {"judge": judge, "judge_qrels": judge_qrels, "keep_going": keep_going}
     if exporter == "existing":
         refuse(
             "an ONNX file that is there already is taken as it is, and not compared with PyTorch; `crossrt engines` builds "
@@ -150,28 +159,19 @@ def export(
         return
     need_export()
     from ..calibration.judging_set import JudgingSet
-    from ..export.checkpoint.checkpoint import Checkpoint
-    from ..export.export import export_bundle
 
-    if not tensorrt and not {Precision.FP16, Precision.INT8} & set(precisions):
-        refuse("fp16 and int8 are calibrated, and --precision names neither", **calibrating)
-    if not tensorrt and precisions == [Precision.FP32]:
-        refuse("fp32 is not judged by how it ranks, and it has to pass; name others with --precision", **judged)
-    if Precision.INT8 not in precisions:
-        refuse("int8 is quantized, and --precision does not name it", **quantizing)
-    check_standard_input(pairs=pairs, **asdict(trec), **calibrating, judge=judge, judge_qrels=judge_qrels)
     checked = user_pairs(pairs, trec.files(pairs=pairs), sample)
     calibration = _calibration(calibrate, calibrate_run)
     judging = None if judge is None else JudgingSet.from_trec(*judge, qrels=judge_qrels)
-    if judge_qrels is not None and judge is None:
-        raise OptionError("--judge-qrels goes with --judge QUERIES PASSAGES RUN")
-    chosen = Recipe(parts=recipe, method=method, smoothing=smoothing)
     if calibration is None and {Precision.FP16, Precision.INT8} & set(precisions):
         print(
             "warning: what FP16 and INT8 can hold is decided on the built-in pairs alone; give real ones of your own "
             "kind, at least 40 queries with several passages each, with --calibrate",
             file=sys.stderr,
         )
+    from ..export.checkpoint.checkpoint import Checkpoint  # imports torch, which takes seconds
+    from ..export.export import export_bundle
+
     bundle, reports = export_bundle(
         Checkpoint.read(directory, activation=activation, hub=hub.for_base),
         out,
@@ -191,6 +191,16 @@ def export(
         lengths_of = calibration.pairs if calibration else checked
         bundle = build_engines(bundle, precisions, pairs=lengths_of, options=options, judging=judging)
     say("\n".join([f"{bundle.path}: {size_of(bundle.path)}", *models_of(bundle.manifest)]))
+
+
+def _refuse_without_precision(
+    precisions: Sequence[Precision], calibrating: dict[str, Any], judged: dict[str, Any]
+) -> None:
+    """Raise OptionError for options of calibration and judging that apply to none of the precisions."""
+    if not {Precision.FP16, Precision.INT8} & set(precisions):
+        refuse("fp16 and int8 are calibrated, and --precision names neither", **calibrating)
+    if precisions == [Precision.FP32]:
+        refuse("fp32 is not judged by how it ranks, and it has to pass; name others with --precision", **judged)
 
 
 def _need_tensorrt(precisions: Sequence[Precision]) -> None:
