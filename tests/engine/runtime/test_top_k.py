@@ -39,14 +39,18 @@ def top_k(precise: Floats, estimates: Floats, k: int, error: ScoreErrorStats = E
 
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 200), k=st.integers(1, 60), tied=st.booleans())
-def test_errors_within_the_margin_never_change_the_list(seed: int, count: int, k: int, tied: bool) -> None:
+def test_only_errors_above_the_margin_change_the_list(seed: int, count: int, k: int, tied: bool) -> None:
     chance = np.random.default_rng(seed)
     precise = chance.normal(0, 2, count).astype(np.float32)
     if tied:
         precise = np.round(precise * 2) / 2
     estimates = (precise - chance.uniform(-0.5, 0.2, count)).astype(np.float32)
-    found, asked = top_k(precise, estimates, k)
-    assert found.rows.tolist() == best(precise, k)
+    judged = ScoreErrorStats(mean=-0.15, deviation=0.202, excess=0.35, pairs=1000)  # those of this distribution
+    found, asked = top_k(precise, estimates, k, judged)
+    expected = best(precise, k)
+    missed = [row for row in expected if row not in found.rows]
+    assert all(precise[missed] - estimates[missed] > found.margin - 1e-6)
+    assert missed or found.rows.tolist() == expected
     assert found.scores.tolist() == precise[found.rows].tolist()
     rows = [row for each in asked for row in each]
     assert len(rows) == len(set(rows)) == found.rescored, "no pair is scored precisely twice"
