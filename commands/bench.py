@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ..speed.texts import Texts
 
 
+COUNTS, REPEATS = "1,10,100,1000", 5
+"""Defaults of --counts and --repeats."""
+
+
 @app.command(
     epilog="Examples:  crossrt bench minilm-l6 --precision fp32,int8 --backend onnxruntime,openvino --out speeds.json  |  "
     "crossrt bench --compare before.json after.json"
@@ -45,8 +49,8 @@ def bench(
     trec: TrecOptions,
     counts: Annotated[
         str, typer.Option(help="Numbers of passages per query to measure latency with; none for no latency.")
-    ] = "1,10,100,1000",
-    repeats: Annotated[int, typer.Option(help="How often everything is measured, with the rows in turns.")] = 5,
+    ] = COUNTS,
+    repeats: Annotated[int, typer.Option(help="How often everything is measured, with the rows in turns.")] = REPEATS,
     quick: Annotated[bool, typer.Option("--quick", help="A quick look, with fewer repeats of everything.")] = False,
     scaling: Annotated[
         bool,
@@ -78,10 +82,14 @@ def bench(
             pairs=pairs,
             out=out,
             device=device,
+            counts=counts != COUNTS,
+            repeats=repeats != REPEATS,
             quick=quick,
             scaling=scaling,
+            trust_engines=trust_engines,
             **asdict(exact),
             **asdict(trec),
+            **asdict(hub),
         )
         _compare(compare, 5 if limit is None else limit)
         return

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from crossrt.engine.errors import DataFileError
+from crossrt.__main__ import app
+from crossrt.engine.errors import DataFileError, OptionError
 from crossrt.speed.result.compare import compare, figures_of
 
 Make = Callable[..., Any]
@@ -202,3 +205,15 @@ def test_the_exit_status_tells_a_regression(
     status, _, errors = command()
     assert status == 2
     assert "give bundles to measure, or --compare BEFORE AFTER" in errors
+
+
+def test_no_option_of_a_measurement_is_ignored_with_two_results(tmp_path: Path) -> None:
+    group: Any = typer.main.get_command(app)
+    params = group.commands["bench"].params
+    options = [each for each in params if each.name not in ("bundles", "compare", "limit", "help")]
+    assert {"counts", "repeats", "trust_engines", "local_files_only", "run"} <= {each.name for each in options}
+    for each in options:
+        words = [each.opts[0], *([] if each.is_flag else [str(tmp_path) if each.name == "cache_folder" else "7"])]
+        done = CliRunner().invoke(app, ["bench", "--compare", "before", "after", *words])
+        assert isinstance(done.exception, OptionError), words
+        assert f"{each.opts[0]}: --compare measures nothing" in str(done.exception)
